@@ -1,0 +1,1 @@
+"""Python as a node of an Erlang cluster."""

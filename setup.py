@@ -1,0 +1,18 @@
+"""The two compiled parts: the term codec (a CPython extension) and, later, the pores' C core (cffi)."""
+
+from glob import glob
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "node._etf",
+            sources=sorted(glob("csrc/etf/*.c")),
+            depends=sorted(glob("csrc/etf/*.h")),
+            include_dirs=["csrc/etf"],
+            libraries=["z"],
+            extra_compile_args=["-O3", "-std=c11", "-Wall", "-Wextra", "-fvisibility=hidden"],
+        )
+    ]
+)
