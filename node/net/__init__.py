@@ -1,0 +1,1 @@
+"""The asyncio edge: sockets, time and files around the machines of `node.wire`."""
