@@ -1,0 +1,165 @@
+"""Fixtures of the interop tests: real, unmodified BEAMs beside a Python node.
+
+Everything is on loopback, with names, ports, an epmd and cookies of its own, and ends by process id. With
+INTEROP_ORACLE=otp25 or otp28 in the environment the tests of the `subject` fixture run against a BEAM with
+erl/ref_node.erl in place of the Python node: what they expect is then shown to be OTP's own behaviour.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # beamkit; there is no __init__.py below tests/
+
+from beamkit.beam import Beam, unique
+from beamkit.runtimes import ERL_SOURCES, RELEASES, Runtime, clean_env, compile_modules, find_runtime, need
+from beamkit.subject import BeamSubject, PythonSubject
+
+COOKIE = "interop-cookie"
+ORACLE = os.environ.get("INTEROP_ORACLE")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes more than a few seconds by its nature")
+
+
+@pytest.fixture(scope="session")
+def cookie() -> str:
+    return COOKIE
+
+
+@pytest.fixture(scope="session")
+def beams(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the test modules, compiled once with OTP 25."""
+    return compile_modules(sorted(ERL_SOURCES.glob("*.erl")), tmp_path_factory.mktemp("ebin"))
+
+
+@pytest.fixture(scope="session")
+def epmd_port() -> Iterator[int]:
+    """The port of an epmd that belongs to this test session."""
+    program = need("epmd", "erlang-base")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [program, "-port", str(port), "-address", "127.0.0.1"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=clean_env(),
+    )  # fmt: skip
+    try:
+        wait_for_port(port, process)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for_port(port: int, process: subprocess.Popen[Any]) -> None:
+    """Until something listens there."""
+    for _ in range(400):
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            if process.poll() is not None:
+                break
+            time.sleep(0.05)
+    raise RuntimeError(f"nothing listens on port {port}")
+
+
+@pytest.fixture
+def epmd_env(epmd_port: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """This process uses the session's epmd, as a node started here would."""
+    monkeypatch.setenv("ERL_EPMD_PORT", str(epmd_port))
+    monkeypatch.setenv("ERL_EPMD_ADDRESS", "127.0.0.1")
+    return epmd_port
+
+
+StartBeam = Callable[..., Beam]
+
+
+@pytest.fixture(scope="session")
+def _starter(beams: Path, epmd_port: int, tmp_path_factory: pytest.TempPathFactory) -> StartBeam:
+    def start(runtime: Runtime | str, name: str | None = "", **options: Any) -> Beam:
+        if isinstance(runtime, str):
+            runtime = find_runtime(runtime)
+        settings: dict[str, Any] = {"cookie": COOKIE, "epmd_port": epmd_port}
+        settings.update(options)
+        settings["paths"] = [beams, *settings.get("paths", ())]
+        name = unique(f"b{runtime.label[3:]}_") if name == "" else name
+        return Beam(runtime, name=name, folder=tmp_path_factory.mktemp("beam"), **settings)
+
+    return start
+
+
+@pytest.fixture(scope="module", params=RELEASES)
+def runtime(request: pytest.FixtureRequest) -> Runtime:
+    """Each installed OTP in turn."""
+    return find_runtime(request.param)
+
+
+@pytest.fixture(scope="module")
+def beam(runtime: Runtime, _starter: StartBeam) -> Iterator[Beam]:
+    """A BEAM that the tests of a module share."""
+    running = _starter(runtime)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def start_beam(_starter: StartBeam) -> Iterator[StartBeam]:
+    """A function that starts BEAMs for one test: start_beam(runtime, name=..., args=[...])."""
+    started: list[Beam] = []
+
+    def start(*args: Any, **kwargs: Any) -> Beam:
+        started.append(_starter(*args, **kwargs))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.close()
+
+
+@pytest.fixture
+def own_beam(runtime: Runtime, start_beam: StartBeam) -> Beam:
+    """A BEAM for one test only: it may be killed."""
+    return start_beam(runtime)
+
+
+@pytest.fixture(scope="session")
+def _oracle(_starter: StartBeam, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beam | None]:
+    if ORACLE is None:
+        yield None
+        return
+    ref = compile_modules(sorted((ERL_SOURCES / "ref").glob("*.erl")), tmp_path_factory.mktemp("ref"))
+    running = _starter(ORACLE, name=unique("oracle"), paths=[ref], args=["-hidden"])
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def subject(_oracle: Beam | None, epmd_env: int) -> Iterator[PythonSubject | BeamSubject]:
+    """The node under test with the standard application (beamkit/pyapp.py), in a thread of its own."""
+    made: PythonSubject | BeamSubject
+    made = BeamSubject(_oracle) if _oracle is not None else PythonSubject(unique("py"), COOKIE)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def python_only() -> None:
+    """For tests of what only the Python node has."""
+    if ORACLE is not None:
+        pytest.skip("about the Python node, and the oracle is asked for (INTEROP_ORACLE)")
+
+
+@pytest.fixture
+def py_name() -> str:
+    return unique("py")
