@@ -211,7 +211,8 @@ class Registration:
             log.info("%s: registered again with epmd on port %d", self.info.name, self._client.port)
 
     async def _until_lost(self) -> None:
-        assert self._machine is not None and self._reader is not None
+        assert self._machine is not None
+        assert self._reader is not None
         with contextlib.suppress(OSError, ProtocolError):
             await next_event(self._machine, self._reader)
 

@@ -375,7 +375,7 @@ class ClientConnection:
         return out
 
     def receive_data(self, data: bytes) -> None:
-        """Bytes that came; b'' says that epmd closed. RemoteProtocolError when they are not an answer to our request."""
+        """Bytes that came; b'' says that epmd closed. RemoteProtocolError: they are no answer to our request."""
         if self.state != "asking":
             if not data:
                 self._closed()

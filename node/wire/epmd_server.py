@@ -130,7 +130,7 @@ class ServerConnection:
         return None if self.state == "registered" else self._deadline
 
     def handle_timer(self, now: float) -> None:
-        """A connection that sent no request, or does not read its answer, is closed: drop it when state is 'closing'."""
+        """A connection that sends no request, or does not read its answer, is to be dropped: state is 'closing'."""
         timer = self.get_timer()
         if timer is not None and now >= timer:
             self.state = "closing"

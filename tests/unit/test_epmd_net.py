@@ -1,4 +1,4 @@
-"""EpmdClient, EpmdServer and the keeper with each other, over loopback sockets. Real peers: interop/test_epmd_live.py."""
+"""EpmdClient, EpmdServer and the keeper with each other, over loopback. Real peers: interop/test_epmd_live.py."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def test_an_epmd_that_does_not_answer_in_time(free_port: int) -> None:
             writer.close()
 
         server = await asyncio.start_server(silent, "127.0.0.1", free_port)
-        with pytest.raises(EpmdUnreachable, match="within 0.05 s"):
+        with pytest.raises(EpmdUnreachable, match="did not answer within"):
             await EpmdClient("127.0.0.1", free_port, timeout=0.05).names()
         server.close()
 
