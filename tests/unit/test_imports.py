@@ -24,6 +24,7 @@ ROOMS = {
     "node.syntax": 4,
     "node.wire": 4,
     "node.runtime": 5,
+    "node.blocking": 6,
     "node.net": 6,
     "node.otp": 6,
     "node.strawman": 6,
