@@ -37,6 +37,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source")
     for name in SOURCES:
         path = ROOT / name
+        if name == "pores" and not path.exists():
+            continue  # the second package is yet to come
         if path.is_dir():
             shutil.copytree(path, source / name, ignore=IGNORED)
         else:
