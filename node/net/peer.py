@@ -1,0 +1,369 @@
+"""One other node: its state, the queue of signals for it, the attempts to reach it.
+
+For: what the runtime holds on to for as long as it knows a node name. A Peer outlives its connections; each of them is
+a new incarnation with its own connection_id, peer_up and peer_down. Not for: accepting connections and the list of all
+peers (table.py), the bytes of a connection (connection.py).
+
+States: idle (nothing there, nothing tried), pending (an attempt of ours or of the peer's is under way; signals queue),
+up. Which of two simultaneous attempts survives is decided as in OTP (net_kernel, accept_pending): the greater node
+name's attempt is kept, the other is answered with nok and waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import HandshakeRefused, NoConnection, NodeDown, NodeError, PeerBusy
+from ..etf import NO_PAYLOAD, FrameReader, Outbox
+from ..terms import Atom
+from ..wire.channel import Channel
+from ..wire.flags import Flag
+from ..wire.handshake import Handshake
+from ..wire.handshake_states import AliveAsked, Event, HandshakeDone
+from .connection import Connection
+from .greeting import farewell, greet
+from .tcp import connect
+from .transport import Transport
+
+if TYPE_CHECKING:
+    from .table import PeerTable
+
+__all__ = ["Peer"]
+
+log = logging.getLogger(__name__)
+
+#: Seconds for which an attempt of ours stands back while the peer's own handshake is under way. An honest one takes
+#: milliseconds; somebody who only claims the name must not keep us from it for longer.
+STAND_BACK = 1.0
+
+
+class Peer:
+    """A node by name. All methods on the loop's thread.
+
+    node: its name. state: 'idle', 'pending' or 'up'. creation, flags (what both can do): 0 unless up. hidden: not both
+    of us are visible. connection_id: of the present or last connection, 0 before the first. busy: more than
+    busy_limit bytes are queued, until fewer than half of it.
+    """
+
+    def __init__(self, node: Atom, table: PeerTable) -> None:
+        self.node = node
+        self.state = "idle"
+        self.creation = 0
+        self.flags = 0
+        self.hidden = True
+        self.connection_id = 0
+        self.busy = False
+        self._table = table
+        self._turn = table.turn
+        self._signals = table.handler.peer_signals
+        self._busy_limit = table.options.busy_limit
+        self._hard_limit = table.options.hard_limit
+        self._outbox = Outbox(none=table.options.none)
+        self._dirty = False
+        self._connection: Connection | None = None
+        self._attempt: asyncio.Task[None] | None = None
+        self._name_sent = False
+        self._waiting: asyncio.TimerHandle | None = None
+        self._failure: NoConnection | None = None
+        self._connecting: list[asyncio.Future[None]] = []
+        self._draining: list[asyncio.Future[None]] = []
+        self._pausers: set[Hashable] = set()
+
+    def __repr__(self) -> str:
+        return f"<Peer {self.node} {self.state}, {self.queued} bytes queued>"
+
+    # ---- sending --------------------------------------------------------------------------------------------------
+
+    @property
+    def queued(self) -> int:
+        """Bytes waiting to be written."""
+        return self._outbox.size
+
+    def signal(self, control: tuple[Any, ...], payload: object = NO_PAYLOAD) -> None:
+        """Queue one signal, connect if need be, write at the end of this turn of the loop.
+
+        EncodeError, or PeerBusy past the hard limit: nothing was queued.
+        """
+        outbox = self._outbox
+        if outbox.size > self._hard_limit:
+            raise PeerBusy(str(self.node), outbox.size)
+        if outbox.send(control, payload) > self._busy_limit:
+            self.busy = True
+        if not self._dirty:
+            self._touch()
+
+    def signal_encoded(self, pieces: list[bytes]) -> None:
+        """signal() for a frame that encode_frame made, maybe in another thread."""
+        outbox = self._outbox
+        if outbox.size > self._hard_limit:
+            raise PeerBusy(str(self.node), outbox.size)
+        if outbox.append(pieces) > self._busy_limit:
+            self.busy = True
+        if not self._dirty:
+            self._touch()
+
+    def _touch(self) -> None:
+        self._dirty = True
+        if self.state == "up":
+            self._turn.add(self)
+        elif self.state == "idle":
+            self._start()
+
+    def flush(self) -> None:
+        """Write now what is queued, as far as the peer takes it."""
+        if self._connection is not None:
+            self._dirty = False
+            if self._outbox.size:
+                self._connection.flush()
+
+    async def drain(self) -> None:
+        """Wait until not busy. NodeDown when the peer goes down meanwhile."""
+        while self.busy:
+            future = asyncio.get_running_loop().create_future()
+            self._draining.append(future)
+            await future
+
+    # ---- connecting -----------------------------------------------------------------------------------------------
+
+    async def connect(self) -> None:
+        """Be connected. NoConnection when it can't be had; its __cause__ is the HandshakeRefused, if it was one."""
+        if self.state == "up":
+            return
+        future = asyncio.get_running_loop().create_future()
+        self._connecting.append(future)
+        if self.state == "idle":
+            self._start()
+        await future
+
+    def _start(self) -> None:
+        table = self._table
+        self.state = "pending"
+        if table.closing:
+            self._failure = NoConnection(str(self.node), "this node is closing")
+            table.loop.call_soon(self.settle)
+        elif str(self.node) == table.local.name:
+            self._failure = NoConnection(str(self.node), "that is this node itself")
+            table.loop.call_soon(self.settle)
+        else:
+            self._attempt = table.spawn(self._try())
+
+    async def _try(self) -> None:
+        """One attempt of ours, from a name to an installed connection."""
+        try:
+            await self._reach()
+        except HandshakeRefused as refused:
+            if refused.reason == "nok":
+                # The peer's own attempt is on its way to us, it says.
+                self._wait(self._table.options.setup_time)
+            log.log(
+                logging.DEBUG if refused.reason == "nok" else logging.WARNING,
+                "connection refused: %s (%s)",
+                refused,
+                refused.reason,
+            )
+            self._fail(str(refused.detail), refused)
+        except TimeoutError as error:
+            self._fail(f"no answer within {self._table.options.setup_time:g} s", error)
+        except NoConnection as error:
+            self._fail(error.reason, error)
+        except (NodeError, OSError) as error:
+            self._fail(str(error) or type(error).__name__, error)
+        finally:
+            self._name_sent = False
+            if self._attempt is asyncio.current_task():
+                self._attempt = None
+                self.settle()
+
+    async def _reach(self) -> None:
+        table, name = self._table, str(self.node)
+        async with asyncio.timeout(table.options.setup_time):
+            address = await table.resolve(name)
+            if address is None:
+                raise NoConnection(name, "its address is not known")
+            await self._stand_back()
+            transport: Transport = await connect(*address, table.loop)
+        handshake = None
+        try:
+            handshake = Handshake(
+                table.local.name,
+                peer_name=name,
+                flags=table.local.flags,
+                creation=table.local.creation,
+                cookie=table.local.cookie,
+                challenge=secrets.randbits(32),
+                now=table.loop.time(),
+                setup_time=table.options.setup_time,
+                header=transport.header,
+            )
+            self._name_sent = True
+            done = await greet(handshake, transport, self._decide)
+        except BaseException:
+            if handshake is None:
+                transport.close()
+            else:
+                table.linger(farewell(transport, handshake.data_to_send()))
+            raise
+        table.installed(self, transport, done, handshake.take_leftover())
+
+    async def _stand_back(self) -> None:
+        # Once the peer's own attempt has our "ok", a second connection of ours would make it one too many.
+        for _ in range(int(STAND_BACK / 0.02)):
+            if not self._table.incoming(str(self.node)):
+                return
+            await asyncio.sleep(0.02)
+
+    def _decide(self, handshake: Handshake, event: Event) -> None:
+        if isinstance(event, AliveAsked):
+            handshake.answer_alive(self.state == "pending")
+
+    def answer(self) -> str:
+        """The handshake status for an attempt of the peer's that came in now."""
+        if self.state == "up":
+            return "alive"
+        if self._name_sent:
+            return "nok" if self._table.local.name > str(self.node) else "ok_simultaneous"
+        return "ok"
+
+    def _wait(self, seconds: float) -> None:
+        """Stay pending for the peer's attempt."""
+        self._waiting = self._table.loop.call_later(seconds, self._waited)
+
+    def _waited(self) -> None:
+        self._waiting = None
+        self.settle()
+
+    def _fail(self, reason: str, cause: BaseException) -> None:
+        self._failure = NoConnection(str(self.node), reason)
+        self._failure.__cause__ = cause
+
+    def settle(self) -> None:
+        """An attempt ended, ours or theirs: if it was the last one, the peer is down."""
+        if self.state != "pending" or self._attempt is not None or self._waiting is not None:
+            return
+        if self._table.incoming(str(self.node)):
+            return
+        failure = self._failure or NoConnection(str(self.node))
+        self._down(failure, failure.reason)
+
+    def up(self, transport: Transport, done: HandshakeDone, leftover: bytes) -> None:
+        """A handshake is done: this connection is the one, whatever there was before."""
+        table = self._table
+        if self._connection is not None:
+            self.disconnect("replaced by a new connection of that node")
+        if self._attempt is not None and self._attempt is not asyncio.current_task():
+            self._attempt.cancel()
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+        self._attempt = None
+        self._failure = None
+        self.state = "up"
+        self.creation = done.peer_creation
+        self.flags = done.flags
+        self.hidden = not done.flags & Flag.PUBLISHED
+        self.connection_id = table.next_connection_id()
+        options = table.options
+        channel = Channel(
+            self.node,
+            Atom(table.local.name),
+            FrameReader(max_frame=options.max_frame),
+            self._outbox,
+            ticktime=options.net_ticktime,
+            now=table.loop.time(),
+        )
+        connection = self._connection = Connection(self, transport, channel, self._turn, table.loop)
+        if self._pausers:
+            connection.pause()
+        with self._turn:
+            table.handler.peer_up(self)
+            waiters, self._connecting = self._connecting, []
+            for future in waiters:
+                if not future.done():
+                    future.set_result(None)
+            if self._connection is connection:
+                self.flush()
+        if self._connection is connection:
+            connection.start(leftover)
+
+    # ---- from the connection --------------------------------------------------------------------------------------
+
+    def deliver(self, batch: list[tuple[Any, object]]) -> None:
+        """Frames came."""
+        try:
+            self._signals(self, batch)
+        except Exception:
+            log.exception("the handler failed on signals of %s", self.node)
+
+    def wrote(self) -> None:
+        """Bytes were written while the peer was busy."""
+        if self._outbox.size * 2 <= self._busy_limit:
+            self.busy = False
+            waiters, self._draining = self._draining, []
+            for future in waiters:
+                if not future.done():
+                    future.set_result(None)
+            self._table.handler.peer_drained(self)
+
+    def lost(self, connection: Connection, reason: str) -> None:
+        """The connection is gone."""
+        if connection is self._connection:
+            self._down(NodeDown(str(self.node), reason), reason)
+
+    # ---- the end of a connection ----------------------------------------------------------------------------------
+
+    def disconnect(self, reason: str = "disconnected") -> None:
+        """End the connection or the attempt now. What the kernel takes at once is still written."""
+        connection = self._connection
+        if connection is not None:
+            connection.flush()
+            if connection.closed:  # that write found it dead
+                return
+            self._table.linger(farewell(connection.detach()))
+        elif self.state == "idle":
+            return
+        if self._attempt is not None and self._attempt is not asyncio.current_task():
+            self._attempt.cancel()
+        self._attempt = None
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+        self._down(NodeDown(str(self.node), reason), reason)
+
+    def _down(self, error: NoConnection, reason: str) -> None:
+        undelivered = self._outbox.frames
+        self._connection = None
+        self._outbox = Outbox(none=self._table.options.none)
+        self._dirty = self.busy = False
+        self.state = "idle"
+        self.creation = self.flags = 0
+        self.hidden = True
+        self._failure = None
+        waiters = self._connecting + self._draining
+        self._connecting, self._draining = [], []
+        for future in waiters:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # whoever waited may be gone; that is no reason for a warning
+        self._table.handler.peer_down(self, reason, undelivered)
+
+    # ---- receiving, held back -------------------------------------------------------------------------------------
+
+    def pause_reading(self, owner: Hashable) -> None:
+        """Receive nothing from this peer until each owner that paused has resumed.
+
+        Ticks go on both ways. Meant to be shorter than net_ticktime; while it lasts, one receive is done in every
+        three quarters of it, see connection.py.
+        """
+        self._pausers.add(owner)
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume_reading(self, owner: Hashable) -> None:
+        """Take this owner's pause back."""
+        self._pausers.discard(owner)
+        if not self._pausers and self._connection is not None:
+            self._connection.resume()

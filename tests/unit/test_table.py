@@ -1,0 +1,510 @@
+"""PeerTables with each other over loopback: who connects, who wins, what is told to whom, what happens to signals."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from node.errors import HandshakeRefused, NoConnection, NodeDown, PeerBusy
+from node.etf import NO_PAYLOAD, encode_frame
+from node.net.options import LocalNode, NetOptions
+from node.net.peer import Peer
+from node.net.table import PeerTable
+from node.terms import Atom, Pid
+from node.wire.control import REG_SEND
+from node.wire.flags import OUR_FLAGS, Flag, our_flags
+from node.wire.framing import frame
+
+HOST = "127.0.0.1"
+
+
+class Recorder:
+    """A PeerHandler that writes down what it hears."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+        self.payloads: list[object] = []
+        self.on_signals: Callable[[Peer, list[Any]], None] | None = None
+        self._changed = asyncio.Event()
+
+    def _note(self, *what: Any) -> None:
+        self.seen.append(what)
+        self._changed.set()
+
+    def peer_up(self, peer: Peer) -> None:
+        self._note("up", str(peer.node))
+
+    def peer_signals(self, peer: Peer, batch: list[tuple[Any, object]]) -> None:
+        self.payloads += [payload for _, payload in batch]
+        self._changed.set()
+        if self.on_signals is not None:
+            self.on_signals(peer, batch)
+
+    def peer_down(self, peer: Peer, reason: str, undelivered: int) -> None:
+        self._note("down", str(peer.node), reason, undelivered)
+
+    def peer_drained(self, peer: Peer) -> None:
+        self._note("drained", str(peer.node))
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+    def kinds(self) -> list[str]:
+        return [what[0] for what in self.seen]
+
+
+class Side:
+    """A node with its handler."""
+
+    def __init__(self, name: str, ports: dict[str, int], options: dict[str, Any], local: dict[str, Any]) -> None:
+        self.name = name
+        self.ports = ports
+        self.handler = Recorder()
+        self.local = LocalNode(name, **{"creation": 7, "cookie": lambda peer: "k", **local})
+        self.table = PeerTable(
+            self.local, self.handler, resolve=self.resolve, options=NetOptions(**{"setup_time": 5.0, **options})
+        )
+
+    async def resolve(self, node: str) -> tuple[str, int] | None:
+        return (HOST, self.ports[node]) if node in self.ports else None
+
+    async def listen(self) -> None:
+        self.ports[self.name] = await self.table.listen(HOST)
+
+    def peer(self, other: Side | str) -> Peer:
+        return self.table.get(Atom(other if isinstance(other, str) else other.name))
+
+    def send(self, other: Side | str, payload: object) -> None:
+        pid = Pid(Atom(self.name), 1, 0, 7)
+        self.peer(other).signal((REG_SEND, pid, Atom(""), Atom("there")), payload)
+
+
+@asynccontextmanager
+async def nodes(*names: str, local: dict[str, Any] | None = None, **options: Any) -> AsyncIterator[list[Side]]:
+    ports: dict[str, int] = {}
+    sides = [Side(name, ports, options, local or {}) for name in names]
+    for side in sides:
+        if "@" in side.name:
+            await side.listen()
+    try:
+        yield sides
+    finally:
+        for side in sides:
+            await side.table.close()
+
+
+def run(test: Callable[[], Any]) -> Callable[[], None]:
+    def wrapped() -> None:
+        asyncio.run(asyncio.wait_for(test(), 60))
+
+    wrapped.__name__ = test.__name__
+    return wrapped
+
+
+@run
+async def test_a_signal_connects_and_arrives_in_order() -> None:
+    async with nodes("a@h", "b@h") as (a, b):
+        for number in range(1000):
+            a.send(b, number)
+        assert a.peer(b).state == "pending"
+        await b.handler.until(lambda: len(b.handler.payloads) == 1000)
+        assert b.handler.payloads == list(range(1000))
+        assert a.handler.seen == [("up", "b@h")] and b.handler.seen == [("up", "a@h")]
+        assert a.peer(b).creation == b.peer(a).creation == 7
+        assert a.peer(b).flags == OUR_FLAGS and a.peer(b).hidden
+        assert a.peer(b).connection_id == 1
+        assert a.table.peers() == [a.peer(b)]
+        b.send(a, "back")
+        await a.handler.until(lambda: a.handler.payloads == ["back"])
+        assert a.handler.kinds() == b.handler.kinds() == ["up"]  # the same connection
+
+
+@run
+async def test_answers_are_written_in_the_turn_they_were_caused() -> None:
+    async with nodes("a@h", "b@h") as (a, b):
+
+        def echo(peer: Peer, batch: list[Any]) -> None:
+            for _, payload in batch:
+                b.send("a@h", payload)
+
+        b.handler.on_signals = echo
+        for number in range(5000):
+            a.send(b, number)
+        await a.handler.until(lambda: len(a.handler.payloads) == 5000)
+        assert a.handler.payloads == list(range(5000))
+        assert b.peer(a).queued == 0
+
+
+@run
+async def test_encoded_frames_and_signals_keep_their_order() -> None:
+    async with nodes("a@h", "b@h") as (a, b):
+        control = (REG_SEND, Pid(Atom("a@h"), 1, 0, 7), Atom(""), Atom("there"))
+        a.send(b, 1)
+        a.peer(b).signal_encoded(encode_frame(control, 2))
+        a.send(b, 3)
+        await b.handler.until(lambda: len(b.handler.payloads) == 3)
+        assert b.handler.payloads == [1, 2, 3]
+
+
+@pytest.mark.parametrize("size", [1, 65536, 3_000_000, 20_000_000])
+def test_large_messages_and_back(size: int) -> None:
+    async def body() -> None:
+        async with nodes("a@h", "b@h") as (a, b):
+            b.handler.on_signals = lambda peer, batch: b.send("a@h", batch[0][1])
+            payload = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+            a.send(b, payload)
+            await a.handler.until(lambda: a.handler.payloads)
+            assert a.handler.payloads == [payload]
+
+    asyncio.run(asyncio.wait_for(body(), 60))
+
+
+@run
+async def test_simultaneous_connects_leave_one_connection() -> None:
+    for _ in range(30):
+        async with nodes("a@h", "b@h") as (a, b):
+            for number in range(3):
+                a.send(b, number)
+                b.send(a, number)
+            await asyncio.gather(a.peer(b).connect(), b.peer(a).connect())
+            await a.handler.until(lambda: len(a.handler.payloads) == 3)
+            await b.handler.until(lambda: len(b.handler.payloads) == 3)
+            assert a.handler.seen == [("up", "b@h")] and b.handler.seen == [("up", "a@h")]
+
+
+@run
+async def test_many_peers_all_at_once() -> None:
+    names = [f"n{index}@h" for index in range(8)]
+    async with nodes(*names) as sides:
+        for one in sides:
+            for other in sides:
+                if one is not other:
+                    one.send(other, one.name)
+        for side in sides:
+            await side.handler.until(lambda side=side: len(side.handler.payloads) == 7)
+            assert side.handler.kinds() == ["up"] * 7
+            assert len(side.table.peers()) == 7
+
+
+@run
+async def test_an_unknown_node_says_so() -> None:
+    async with nodes("a@h") as (a,):
+        with pytest.raises(NoConnection, match="not known"):
+            await a.peer("nobody@h").connect()
+        a.send("nobody@h", 1)
+        a.send("nobody@h", 2)
+        await a.handler.until(lambda: len(a.handler.seen) == 2)
+        assert a.handler.seen[0] == ("down", "nobody@h", "its address is not known", 0)
+        assert a.handler.seen[1] == ("down", "nobody@h", "its address is not known", 2)
+        assert a.peer("nobody@h").state == "idle" and a.peer("nobody@h").queued == 0
+
+
+@run
+async def test_nobody_listens_there() -> None:
+    async with nodes("a@h") as (a,):
+        with socket.socket() as unused:
+            unused.bind((HOST, 0))
+            a.ports["b@h"] = unused.getsockname()[1]
+            with pytest.raises(NoConnection) as refused:
+                await a.peer("b@h").connect()
+            assert isinstance(refused.value.__cause__, OSError)
+
+
+@run
+async def test_our_own_name_is_no_peer() -> None:
+    async with nodes("a@h") as (a,):
+        with pytest.raises(NoConnection, match="itself"):
+            await a.peer("a@h").connect()
+
+
+@run
+async def test_a_resolver_that_fails() -> None:
+    async with nodes("a@h") as (a,):
+
+        async def resolve(name: str) -> tuple[str, int]:
+            raise NoConnection(name, "epmd said no")
+
+        a.table.resolve = resolve
+        with pytest.raises(NoConnection, match="epmd said no"):
+            await a.peer("b@h").connect()
+
+
+@pytest.mark.parametrize("wrong", ["a", "b"])
+def test_wrong_cookie(wrong: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        async with nodes("a@h", "b@h") as (a, b):
+            (a if wrong == "a" else b).local.cookie = lambda peer: "other"
+            a.send(b, 1)
+            with pytest.raises(NoConnection) as refused:
+                await a.peer(b).connect()
+            assert isinstance(refused.value.__cause__, HandshakeRefused)
+            assert refused.value.__cause__.reason == "cookie"
+            assert a.handler.seen == [("down", "b@h", refused.value.reason, 1)]
+            assert b.handler.seen == [] and b.table.peers() == []
+            assert b.table._peers == {}  # nothing is kept of who did not prove anything
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(asyncio.wait_for(body(), 60))
+    lines = [record.getMessage() for record in caplog.records]
+    assert len([line for line in lines if "refused a connection from" in line and "cookie" in line]) == 1
+    assert len([line for line in lines if line.startswith("connection refused")]) == 1
+
+
+@run
+async def test_allow_list_flags_and_name_clash() -> None:
+    async with nodes("a@h", "b@h") as (a, b):
+        b.local.allowed = lambda name: name != "a@h"
+        with pytest.raises(NoConnection) as refused:
+            await a.peer(b).connect()
+        assert isinstance(refused.value.__cause__, HandshakeRefused)
+        assert refused.value.__cause__.reason == "not_allowed"
+        b.local.allowed = lambda name: True
+        a.local.flags = OUR_FLAGS & ~Flag.SPAWN
+        await a.peer(b).connect()
+        assert not a.peer(b).flags & Flag.SPAWN and not b.peer(a).flags & Flag.SPAWN
+        a.ports["c@h"] = b.ports["b@h"]
+        with pytest.raises(NoConnection, match="says that it is 'b@h'"):
+            await a.peer("c@h").connect()
+
+
+@run
+async def test_visible_only_when_both_are() -> None:
+    async with nodes("a@h", "b@h", local={"flags": our_flags(visible=True)}) as (a, b):
+        await a.peer(b).connect()
+        assert not a.peer(b).hidden and not b.peer(a).hidden
+
+
+@run
+async def test_a_name_from_the_peer() -> None:
+    async with nodes("127.0.0.1", "b@h") as (a, b):
+        await a.peer(b).connect()
+        assert a.local.name.endswith("@127.0.0.1") and a.local.creation >= 4
+        await b.handler.until(lambda: b.handler.seen)
+        assert b.handler.seen == [("up", a.local.name)]
+        assert b.table.get(Atom(a.local.name)).creation == a.local.creation
+        a.send(b, "hello")
+        await b.handler.until(lambda: b.handler.payloads == ["hello"])
+
+
+@run
+async def test_disconnect_on_one_side_is_seen_on_both_and_a_new_one_is_a_new_incarnation() -> None:
+    async with nodes("a@h", "b@h") as (a, b):
+        await a.peer(b).connect()
+        await b.handler.until(lambda: b.handler.seen)
+        a.send(b, "last words")
+        a.peer(b).disconnect("enough")
+        assert a.handler.seen[-1] == ("down", "b@h", "enough", 0)
+        await b.handler.until(lambda: len(b.handler.seen) == 2)
+        assert b.handler.seen[-1] == ("down", "a@h", "connection closed", 0)
+        assert b.handler.payloads == ["last words"]
+        a.peer(b).disconnect("twice")
+        await b.peer(a).connect()
+        await a.handler.until(lambda: len(a.handler.seen) == 3)
+        assert a.handler.kinds() == b.handler.kinds() == ["up", "down", "up"]
+        assert a.peer(b).connection_id == 2
+
+
+@run
+async def test_disconnect_while_pending() -> None:
+    async with nodes("a@h", "b@h") as (a, b):
+        waiter = asyncio.ensure_future(a.peer(b).connect())
+        a.send(b, 1)
+        await asyncio.sleep(0)
+        a.peer(b).disconnect("changed our mind")
+        with pytest.raises(NodeDown, match="changed our mind"):
+            await waiter
+        assert a.handler.seen == [("down", "b@h", "changed our mind", 1)]
+        await a.peer(b).connect()
+
+
+@run
+async def test_a_peer_that_restarted_replaces_its_old_connection() -> None:
+    async with nodes("a@h", "b@h") as (a, b):
+        await a.peer(b).connect()
+        await b.handler.until(lambda: b.handler.seen)
+        # a dies without a word: b has not noticed when the next a connects
+        again = Side("a@h", a.ports, {}, {"creation": 8})
+        await again.peer(b).connect()
+        again.send(b, "new")
+        await b.handler.until(lambda: b.handler.payloads == ["new"])
+        assert b.handler.kinds() == ["up", "down", "up"]
+        assert "replaced" in b.handler.seen[1][2]
+        assert b.peer(a).creation == 8 and b.peer(a).connection_id == 2
+        await again.table.close()
+
+
+@run
+async def test_back_pressure_and_its_limits() -> None:
+    async with nodes("a@h", "b@h", busy_limit=100_000, hard_limit=1_000_000) as (a, b):
+        await a.peer(b).connect()
+        await b.handler.until(lambda: b.handler.seen)
+        b.peer(a).pause_reading("test")
+        peer = a.peer(b)
+        sent = 0
+        await peer.drain()  # not busy: at once
+        with pytest.raises(PeerBusy) as busy:
+            while True:
+                a.send(b, b"x" * 50_000)
+                sent += 1
+                if not peer.queued > 900_000:
+                    await asyncio.sleep(0)
+        assert peer.busy and busy.value.queued > 1_000_000
+        queued = peer.queued
+        with pytest.raises(PeerBusy):
+            a.send(b, 1)
+        assert peer.queued == queued
+        drained = asyncio.ensure_future(peer.drain())
+        await asyncio.sleep(0.05)
+        assert not drained.done()
+        b.peer(a).resume_reading("somebody else")
+        b.peer(a).resume_reading("test")
+        await drained
+        assert not peer.busy and ("drained", "b@h") in a.handler.seen
+        await b.handler.until(lambda: len(b.handler.payloads) == sent)
+
+
+@run
+async def test_a_message_over_the_hard_limit_can_be_sent() -> None:
+    async with nodes("a@h", "b@h", busy_limit=1000, hard_limit=10_000) as (a, b):
+        a.send(b, b"x" * 5_000_000)
+        assert a.peer(b).busy
+        await b.handler.until(lambda: b.handler.payloads)
+        await a.peer(b).drain()
+
+
+@run
+async def test_drain_ends_with_the_peer() -> None:
+    async with nodes("a@h", "b@h", busy_limit=1000) as (a, b):
+        await a.peer(b).connect()
+        await b.handler.until(lambda: b.handler.seen)
+        b.peer(a).pause_reading("test")
+        for _ in range(40):
+            a.send(b, b"x" * 1_000_000)
+        waiter = asyncio.ensure_future(a.peer(b).drain())
+        await asyncio.sleep(0.02)
+        b.table.get(Atom("a@h")).disconnect("gone")
+        with pytest.raises(NodeDown):
+            await waiter
+        down = a.handler.seen[-1]
+        assert down[0] == "down" and down[3] > 0 and a.peer(b).queued == 0
+
+
+@run
+async def test_ticks_keep_an_idle_connection_and_silence_ends_it() -> None:
+    async with nodes("a@h", "b@h", net_ticktime=0.4) as (a, b):
+        await a.peer(b).connect()
+        await b.handler.until(lambda: b.handler.seen)
+        await asyncio.sleep(1.5)
+        assert a.handler.kinds() == b.handler.kinds() == ["up"]
+        b.peer(a).pause_reading("slow")  # ticks go on both ways
+        a.send(b, "while paused")
+        await asyncio.sleep(1.0)
+        assert a.handler.kinds() == b.handler.kinds() == ["up"]
+        assert b.handler.payloads == ["while paused"]  # one receive in three quarters of the ticktime
+        b.peer(a).resume_reading("slow")
+        silent = b.peer(a)._connection
+        assert silent is not None
+        silent._timer.cancel()  # b no longer ticks
+        await a.handler.until(lambda: len(a.handler.seen) == 2)
+        assert a.handler.seen[1][:3] == ("down", "b@h", "net_tick_timeout")
+
+
+@run
+async def test_closing_writes_out_what_is_queued() -> None:
+    async with nodes("a@h", "b@h") as (a, b):
+        await a.peer(b).connect()
+        for number in range(50):
+            a.send(b, bytes([number]) * 1_000_000)
+        await a.table.close()
+        await b.handler.until(lambda: len(b.handler.seen) == 2)
+        assert len(b.handler.payloads) == 50
+        assert a.handler.seen[-1] == ("down", "b@h", "this node closed", 0)
+        await a.table.close()
+        with pytest.raises(NoConnection, match="closing"):
+            await a.peer(b).connect()
+        with pytest.raises(NoConnection):
+            await b.peer(a).connect()
+
+
+@run
+async def test_a_handler_that_fails_does_not_stop_the_connection() -> None:
+    async with nodes("a@h", "b@h") as (a, b):
+
+        def fail(peer: Peer, batch: list[Any]) -> None:
+            b.handler.on_signals = None
+            raise ValueError("a bug")
+
+        b.handler.on_signals = fail
+        a.send(b, 1)
+        await b.handler.until(lambda: b.handler.payloads == [1])
+        a.send(b, 2)
+        await b.handler.until(lambda: b.handler.payloads == [1, 2])
+
+
+async def raw(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection(HOST, port)
+
+
+@run
+async def test_garbage_and_silence_before_the_handshake() -> None:
+    async with nodes("a@h", "b@h", max_handshakes=3, setup_time=1.0) as (a, b):
+        for data in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\0\0", b"\xff\xff", frame(b"N"), frame(b"x" * 100)):
+            reader, writer = await raw(a.ports["a@h"])
+            writer.write(data)
+            writer.write_eof()
+            assert await reader.read() in (b"", frame(b"snot_allowed"))
+            writer.close()
+        silent = [await raw(a.ports["a@h"]) for _ in range(10)]  # more than max_handshakes
+        await b.peer(a).connect()
+        for reader, writer in silent:
+            assert await reader.read() == b""
+            writer.close()
+        assert a.handler.kinds() == ["up"]
+
+
+@run
+async def test_somebody_without_the_cookie_can_not_disturb_a_connection() -> None:
+    async with nodes("a@h", "b@h") as (a, b):
+        await a.peer(b).connect()
+        await b.handler.until(lambda: b.handler.seen)
+        reader, writer = await raw(b.ports["b@h"])
+        writer.write(frame(b"N" + OUR_FLAGS.to_bytes(8, "big") + bytes(4) + b"\0\3a@h"))
+        assert await reader.readexactly(8) == frame(b"salive")
+        writer.write(frame(b"strue"))
+        await reader.readexactly(2 + 19 + 3)
+        writer.write(frame(b"r" + bytes(20)))
+        assert await reader.read() == b""
+        writer.close()
+        a.send(b, "still there")
+        await b.handler.until(lambda: b.handler.payloads == ["still there"])
+        assert b.handler.kinds() == ["up"]
+
+
+@run
+async def test_no_payload_frames_pass() -> None:
+    async with nodes("a@h", "b@h") as (a, b):
+        a.peer(b).signal((1, Pid(Atom("a@h"), 1, 0, 7), Pid(Atom("b@h"), 1, 0, 7)))
+        await b.handler.until(lambda: b.handler.payloads)
+        assert b.handler.payloads == [NO_PAYLOAD]
+
+
+@run
+async def test_a_malformed_control_message_drops_the_connection_after_what_came_before() -> None:
+    async with nodes("a@h", "b@h") as (a, b):
+        await a.peer(b).connect()
+        a.send(b, "good")
+        a.peer(b).signal((99,))
+        a.send(b, "never seen")
+        await b.handler.until(lambda: len(b.handler.seen) == 2)
+        assert b.handler.payloads == ["good"]
+        assert b.handler.seen[1][0] == "down" and "99" in b.handler.seen[1][2]
+        await a.peer(b).connect()
