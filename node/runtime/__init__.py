@@ -1,0 +1,1 @@
+"""Processes, mailboxes, links, monitors and names, without a network."""
