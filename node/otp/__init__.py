@@ -1,0 +1,1 @@
+"""OTP's protocols over plain messages: gen_server calls, servers, net_kernel, rpc."""

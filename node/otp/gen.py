@@ -1,0 +1,169 @@
+"""The call protocol of gen.erl: ``{'$gen_call', {Pid, Tag}, Request}`` and its reply ``{Tag, Reply}``.
+
+The caller's side is a Call, which ends with the reply, the callee's end, the node's end or a timeout, whichever comes
+first; nothing of it is left in a mailbox or a table afterwards. A process that calls is named in the request by its
+own pid and gets the reply by an alias; a coroutine without a process borrows the node's caller process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import CallExit, CallTimeout, NodeDown, NoProc
+from ..etf import NO_PAYLOAD
+from ..runtime.process import Process
+from ..runtime.router import Peer, Router, address
+from ..runtime.signals import NOCONNECTION, NOPROC
+from ..runtime.timers import Deadline
+from ..runtime.waiter import Waiter
+from ..terms import Atom, ImproperList, Pid, Reference
+from ..wire import control as c
+from ..wire.flags import Flag
+
+__all__ = ["GEN_CALL", "GEN_CAST", "Call", "Caller", "CallerProcess", "call", "cast", "is_from", "reply"]
+
+GEN_CALL = Atom("$gen_call")
+GEN_CAST = Atom("$gen_cast")
+_EMPTY = Atom("")
+_ALIAS = Atom("alias")
+
+#: Who called: the second element of ``$gen_call``, to be given to reply() unchanged.
+Caller = tuple[Pid, Any]
+
+
+def is_from(value: Any) -> bool:
+    """Whether this is a ``{Pid, Tag}``."""
+    return type(value) is tuple and len(value) == 2 and type(value[0]) is Pid
+
+
+def reply(process: Process, caller: Caller, value: Any) -> None:
+    """Answer a call as gen:reply/2 does: to the alias when the tag holds one, else to the pid."""
+    to, tag = caller
+    target: Any = to
+    if type(tag) is ImproperList:
+        head = tag.items[0]
+        if head is _ALIAS and type(tag.tail) is Reference:
+            target = tag.tail
+    elif type(tag) is list and tag and type(tag[0]) is ImproperList:
+        head = tag[0]
+        if head.items[0] is _ALIAS and type(head.tail) is Reference:
+            target = head.tail
+    process.send(target, (tag, value))
+
+
+class CallerProcess(Process):
+    """The process that stands for all coroutines without one: replies find their call here, the rest is dropped."""
+
+    __slots__ = ()
+
+    def deliver(self, message: Any) -> None:
+        if type(message) is tuple and len(message) == 2 and type(message[0]) is Reference:
+            pending = self.router.calls.get(message[0])
+            if pending is not None:
+                del self.router.calls[message[0]]
+                pending.on_reply(message[1])
+                return
+        self.router.dropped += 1
+
+
+class Call:
+    """One call under way. Its reference is the monitor's and the tag's."""
+
+    __slots__ = ("_deadline", "_router", "_target", "_watcher", "ref", "waiter")
+
+    def __init__(self, router: Router, watcher: Pid, target: Any) -> None:
+        self._router = router
+        self._watcher = watcher
+        self._target = target
+        self.ref = router.new_ref()
+        self.waiter = Waiter(router.turn)
+        self._deadline: Deadline | None = None
+
+    def expire_after(self, timeout: float) -> None:
+        def expired() -> None:
+            self._router.calls.pop(self.ref, None)
+            self.waiter.fail(CallTimeout(timeout))
+
+        self._deadline = self._router.deadlines.after(timeout, expired)
+
+    def on_reply(self, value: Any) -> None:
+        self.waiter.wake(value)
+
+    def on_down(self, reason: Any) -> None:
+        if isinstance(reason, NodeDown):
+            self.waiter.fail(reason)
+        elif reason is NOPROC:
+            self.waiter.fail(NoProc(self._target))
+        elif reason is NOCONNECTION:
+            self.waiter.fail(NodeDown(_node_of(self._target).name, "no connection"))
+        else:
+            self.waiter.fail(CallExit(reason))
+
+    def on_spawned(self, result: Any) -> None:
+        """Not for calls."""
+
+    def close(self) -> None:
+        """Drop whatever the call still has somewhere. May be called twice."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._router.calls.pop(self.ref, None)
+        self._router.drop_monitor(self._watcher, self._target, self.ref)
+
+
+def _node_of(target: Any) -> Atom:
+    node: Atom = target.node if type(target) is Pid else target[1]
+    return node
+
+
+async def call(
+    router: Router, caller: Process, to: Any, request: Any, timeout: float | None, label: Atom = GEN_CALL
+) -> Any:
+    """gen:call/4. Raises CallTimeout, NoProc, CallExit, NodeDown, and what sending raises."""
+    target = address(to)
+    if type(target) is Atom:
+        target = (target, router.name)
+    elif type(target) is Reference:
+        raise TypeError("an alias can't be called")
+    node = _node_of(target)
+    if node is not router.name and not router.peers.get(node).flags & (Flag.ALIAS | Flag.ALTACT_SIG):
+        caller = router.caller  # a peer without aliases, or one that is not connected yet
+    pending = Call(router, caller.pid, target)
+    ref = pending.ref
+    known_as = target if type(target) is Pid else target[0]
+    try:
+        if node is router.name:
+            process = router.find(known_as)
+            if process is None:
+                raise NoProc(to)
+            if process is caller:
+                raise CallExit(Atom("calling_self"))
+            message = router.local_copy((label, (caller.pid, _tag(caller, ref)), request))
+            process.watchers[ref] = (caller.pid, known_as)
+            router.calls[ref] = pending
+            process.deliver(message)
+        else:
+            peer: Peer = router.peers.get(node)
+            lone = not router.calls
+            router.watch_call(pending, node, ref)
+            peer.signal((c.MONITOR_P, caller.pid, known_as, ref), NO_PAYLOAD)
+            peer.signal(
+                (c.SEND, _EMPTY, known_as) if type(known_as) is Pid else (c.REG_SEND, caller.pid, _EMPTY, known_as),
+                (label, (caller.pid, _tag(caller, ref)), request),
+            )
+            if lone and not router.turn.open:
+                peer.flush()  # a lone caller does not wait for the end of the turn; many share one write
+        if timeout is not None:
+            pending.expire_after(timeout)
+        return await pending.waiter
+    finally:
+        pending.close()
+
+
+def _tag(caller: Process, ref: Reference) -> Any:
+    """The tag of a call: a process of its own gets its reply by an alias, which a late reply can't outlive."""
+    return ref if type(caller) is CallerProcess else ImproperList((_ALIAS,), ref)
+
+
+def cast(sender: Process, to: Any, request: Any) -> None:
+    """gen_server:cast/2."""
+    sender.send(to, (GEN_CAST, request))
