@@ -7,40 +7,38 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ..errors import NoConnection
-from ..node import Node
-from ..terms import Atom
+from .. import Atom, NoConnection, Node
 from .failure import CANNOT_CONNECT, NEGATIVE, OK, Failure, as_failure, shown
 from .naming import client_name
-from .options import cookie_arguments, term
+from .options import make_node, term
 
 __all__ = ["call", "ping", "rpc", "send"]
 
 
 def ping(arguments: argparse.Namespace) -> int:
     """pong, or pang with the reason on stderr."""
-    answered = False
 
-    async def question(node: Node) -> None:
-        nonlocal answered
-        answered = await node.ping(arguments.node)
+    async def question(node: Node) -> bool:
+        await node.connect(arguments.node)  # says why not; ping() does not
+        return await node.ping(arguments.node, arguments.timeout)
 
     try:
-        _ask(arguments, question)
+        if not _ask(arguments, question):
+            raise Failure(NEGATIVE, f"{arguments.node} is connected, but does not answer")
     except Failure as failure:
-        if not isinstance(failure.__cause__, NoConnection):
+        if failure.code != NEGATIVE and not isinstance(failure.__cause__, NoConnection):
             raise
         print("pang", flush=True)
         raise Failure(NEGATIVE, str(failure)) from failure
-    print("pong" if answered else "pang")
-    return OK if answered else NEGATIVE
+    print("pong")
+    return OK
 
 
 def call(arguments: argparse.Namespace) -> int:
     """The reply of a gen_server."""
     request = term(arguments.term)
     target = (arguments.name, arguments.node)
-    _ask(arguments, lambda node: node.call(target, request, timeout=arguments.timeout), prints=True)
+    _print(_ask(arguments, lambda node: node.call(target, request, arguments.timeout)))
     return OK
 
 
@@ -51,11 +49,11 @@ def send(arguments: argparse.Namespace) -> int:
     async def deliver(node: Node) -> Any:
         await node.deliver((arguments.name, arguments.node), message)
         # What was sent before on this connection has arrived when this is answered.
-        if not await node.ping(arguments.node):
+        if not await node.ping(arguments.node, arguments.timeout):
             raise Failure(CANNOT_CONNECT, f"the connection to {arguments.node} ended before the message was taken")
         return Atom("ok")
 
-    _ask(arguments, deliver, prints=True)
+    _print(_ask(arguments, deliver))
     return OK
 
 
@@ -63,23 +61,21 @@ def rpc(arguments: argparse.Namespace) -> int:
     """The value of a function called on the node."""
     values = [term(text) for text in arguments.terms]
     module, function = arguments.module, arguments.function
-    _ask(
-        arguments,
-        lambda node: node.rpc(arguments.node, module, function, values, timeout=arguments.timeout),
-        prints=True,
-    )
+    _print(_ask(arguments, lambda node: node.rpc(arguments.node, module, function, values, arguments.timeout)))
     return OK
 
 
-def _ask(arguments: argparse.Namespace, question: Callable[[Node], Awaitable[Any]], *, prints: bool = False) -> None:
-    """Runs the question on a temporary node; prints its answer as a term."""
+def _ask(arguments: argparse.Namespace, question: Callable[[Node], Awaitable[Any]]) -> Any:
+    """The answer to the question, put by a temporary node that nobody else can connect to."""
     name = client_name(arguments.node)
     with as_failure():
-        answer = asyncio.run(_asked(name, cookie_arguments(arguments), question))
-    if prints:
-        print(shown(answer))
+        return asyncio.run(_asked(make_node(name, arguments, listen=None), question))
 
 
-async def _asked(name: str, options: dict[str, Any], question: Callable[[Node], Awaitable[Any]]) -> Any:
-    async with Node(name, hidden=True, **options) as node:
+async def _asked(node: Node, question: Callable[[Node], Awaitable[Any]]) -> Any:
+    async with node:
         return await question(node)
+
+
+def _print(term: Any) -> None:
+    print(shown(term))

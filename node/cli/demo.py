@@ -14,18 +14,15 @@ import math
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
-from ..errors import NodeError
+from .. import Atom, GenServer, Node, NodeError, Process
 from ..net.epmd_server import EpmdServer
-from ..node import Node
-from ..otp.gen_server import GenServer
-from ..runtime.process import Process
 from ..syntax import TermSyntaxError, parse
-from ..terms import Atom
 from .beam import Beam, find_erl, start_beam
 from .failure import NEGATIVE, OK, Failure, shown
+from .signals import stop_signals
 
 __all__ = ["ACTS", "Stage", "demo"]
 
@@ -43,6 +40,7 @@ Try(echo, fun() ->
 end),
 Try(rpc, fun() -> rpc:call(Py, math, sqrt, [2.0]) end),
 Try(private, fun() -> rpc:call(Py, os, system, ["true"]) end),
+spawn(fun() -> erlang:monitor_node(Py, true), receive {nodedown, Py} -> halt(1) end end),
 register(counter, self()),
 Say(serving, registered),
 (fun Serve(N) ->
@@ -51,6 +49,7 @@ Say(serving, registered),
         {watch, Name} -> erlang:monitor(process, {Name, Py}), Say(watching, Name), Serve(N);
         {'DOWN', _, process, Who, Reason} -> Say(down, {Who, Reason}), Serve(N);
         stop -> init:stop()
+    after 120000 -> halt(1)
     end
 end)(0).
 """
@@ -67,17 +66,21 @@ class Stage:
 
     async def expect(self, what: str, answer: Awaitable[Any], expected: Any) -> Any:
         """Shows one step. The answer must come in time and be `expected` (a value, or a predicate)."""
-        try:
-            value = await asyncio.wait_for(answer, STEP_TIME)
-        except TimeoutError:
-            raise self.failure(what, f"nothing came within {STEP_TIME:g} s") from None
-        except NodeError as error:
-            raise self.failure(what, f"{type(error).__name__}: {error}") from error
+        value = await self.answer(what, answer)
         if not (expected(value) if callable(expected) else _same(value, expected)):
             raise self.failure(what, f"got {shown(value)}")
         self.steps += 1
         print(f"  {self.steps:2}. {what} -> {_shortened(shown(value))}", flush=True)
         return value
+
+    async def answer(self, what: str, answer: Awaitable[Any]) -> Any:
+        """The answer, in time, or the step has failed."""
+        try:
+            return await asyncio.wait_for(answer, STEP_TIME)
+        except TimeoutError:
+            raise self.failure(what, f"nothing came within {STEP_TIME:g} s") from None
+        except NodeError as error:
+            raise self.failure(what, f"{type(error).__name__}: {error}") from error
 
     async def said(self, step: str) -> Any:
         """The value of the next line of the BEAM, which has to be about that step."""
@@ -126,8 +129,6 @@ async def distribution(stage: Stage) -> None:
     """Act 1: Erlang distribution over TCP, both ways."""
     node, beam, said = stage.node, stage.beam_name, stage.said
     py = node.name
-    release = await stage.expect("BEAM: erlang:system_info(otp_release)", said("otp"), lambda value: bool(value))
-    del release
     await stage.expect(f"BEAM: net_adm:ping('{py}')", said("ping"), Atom("pong"))
     await stage.expect(f"BEAM: gen_server:call({{calc, '{py}'}}, {{add, 2, 3}})", said("call"), 5)
     await stage.expect(f"BEAM: {{echo, '{py}'}} ! {{self(), 1, <<\"hello\">>}}, receive", said("echo"), b"hello")
@@ -157,16 +158,33 @@ def demo(arguments: argparse.Namespace) -> int:
     """0 only if every step of every act was really observed."""
     erl, environment, source = find_erl(arguments.erl)
     started = time.monotonic()
-    steps = asyncio.run(_play(erl, environment, source))
+    steps = asyncio.run(_until_signal(_play(erl, environment, source)))
     print(f"all {steps} steps were observed, in {time.monotonic() - started:.1f} s")
     return OK
+
+
+async def _until_signal(play: Coroutine[Any, Any, int]) -> int:
+    """SIGINT and SIGTERM end the play in order: no BEAM is left behind."""
+    with stop_signals() as stopped:
+        playing = asyncio.create_task(play)
+        signal = asyncio.create_task(stopped.wait())
+        await asyncio.wait((playing, signal), return_when=asyncio.FIRST_COMPLETED)
+        signal.cancel()
+        if not playing.done():
+            playing.cancel()
+            await asyncio.wait((playing,))
+            raise Failure(NEGATIVE, "demo: stopped by a signal")
+        return playing.result()
 
 
 async def _play(erl: str, environment: dict[str, str], source: str) -> int:
     steps = 0
     for act in ACTS:
-        print(f"{(act.__doc__ or '').strip()}\nthe BEAM is {source}, Python is {sys.version.split()[0]}", flush=True)
         async with _stage(erl, environment) as stage:
+            release = await stage.answer("start of the BEAM", stage.said("otp"))
+            print((act.__doc__ or "").strip())
+            print(f"the BEAM: Erlang/OTP {''.join(map(chr, release))} ({source}), {stage.beam_name}")
+            print(f"Python:   {sys.version.split()[0]}, {stage.node.name}", flush=True)
             await act(stage)
             steps += stage.steps
     return steps

@@ -10,10 +10,11 @@ import os
 import sys
 from typing import Any
 
+from .. import CookieError, Node
 from ..syntax import TermSyntaxError, parse
 from .failure import USAGE, Failure
 
-__all__ = ["add_cookie", "add_timeout", "cookie_arguments", "seconds", "term"]
+__all__ = ["add_cookie", "add_timeout", "make_node", "seconds", "term"]
 
 
 def add_cookie(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,16 @@ def seconds(text: str) -> float:
     return value
 
 
-def cookie_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+def make_node(name: str, arguments: argparse.Namespace, *, listen: str | None) -> Node:
+    """The node of a command. Failure(USAGE) for a name or a cookie that can't be one."""
+    options = _cookie(arguments)
+    try:
+        return Node(name, listen=listen, **options)
+    except (ValueError, CookieError) as error:
+        raise Failure(USAGE, str(error)) from error
+
+
+def _cookie(arguments: argparse.Namespace) -> dict[str, Any]:
     """Node's cookie arguments: --cookie or --cookie-file, else STRAWBRIDGE_COOKIE, else Node looks where OTP does."""
     if arguments.cookie is not None:
         if not arguments.cookie:

@@ -10,12 +10,11 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import NodeError
-from ..node import Node
-from .failure import NEGATIVE, OK, USAGE, Failure, as_failure
+from .. import Node, NodeError, TooManyRestarts
+from .failure import CANNOT_CONNECT, NEGATIVE, OK, USAGE, Failure, as_failure
 from .loading import load
 from .naming import default_name, long_name, short_name
-from .options import cookie_arguments
+from .options import make_node
 from .signals import stop_signals
 
 __all__ = ["run"]
@@ -38,14 +37,19 @@ def run(arguments: argparse.Namespace) -> int:
         name = default_name(arguments.app)
     logging.basicConfig(level=arguments.log.upper(), format="%(levelname)s %(name)s: %(message)s")
     with as_failure():
-        return asyncio.run(_run(app, name, arguments.listen, cookie_arguments(arguments)))
-
-
-async def _run(app: Callable[..., Any], name: str, listen: str, options: dict[str, Any]) -> int:
-    with stop_signals() as stopped:
-        node = Node(name, hidden=True, listen=listen, **options)
         try:
-            await node.start()
+            return asyncio.run(_run(app, make_node(name, arguments, listen=arguments.listen), arguments.listen))
+        except TooManyRestarts as error:
+            raise Failure(NEGATIVE, f"{name} gave up: {error}") from error
+
+
+async def _run(app: Callable[..., Any], node: Node, listen: str) -> int:
+    with stop_signals() as stopped:
+        try:
+            try:
+                await node.start()
+            except OSError as error:
+                raise Failure(CANNOT_CONNECT, f"can't listen on {listen}: {error.strerror or error}") from error
             await _start_app(app, node)
             print(f"{node.name} is up", flush=True)
             return await _until_over(node, stopped)

@@ -211,9 +211,8 @@ def _escape(text: str, position: int) -> tuple[int, int]:
         if control == "?":
             return 127, at + 2
         if not control or not "@" <= control <= "_":
-            raise TermSyntaxError(
-                r"not a control character: they are \^A to \^Z and \^@ \^[ \^\ \^] \^^ \^_ \^?", text, position
-            )
+            wish = r"\^A to \^Z and \^@ \^[ \^\ \^] \^^ \^_ \^?"
+            raise TermSyntaxError(f"not a control character: they are {wish}", text, position)
         return ord(control) & 31, at + 2
     return _ESCAPES.get(c, ord(c)), at + 1
 
