@@ -11,7 +11,6 @@ setup(
             sources=sorted(glob("csrc/etf/*.c")),
             depends=sorted(glob("csrc/etf/*.h")),
             include_dirs=["csrc/etf"],
-            libraries=["z"],
             extra_compile_args=["-O3", "-std=c11", "-Wall", "-Wextra", "-fvisibility=hidden"],
         )
     ]
