@@ -47,6 +47,11 @@ def epmd_port(environ: Mapping[str, str] | None = None) -> int:
     return int(text)
 
 
+def describe(error: OSError) -> str:
+    """Why, in the system's words: asyncio puts its own and the address around them, which our texts have already."""
+    return error.strerror or str(error) if error.errno is None or error.errno < 0 else os.strerror(error.errno)
+
+
 class EpmdClient:
     """Asks the epmd of this host, or of another one.
 
@@ -115,7 +120,7 @@ class EpmdClient:
 
     async def _ask(self, request: wire.Request, host: str | None) -> wire.ClientEvent:
         *_, writer, event = await self._open(request, (host,) if host else self.hosts)
-        writer.close()
+        await _drop(writer)
         return event
 
     async def _open(
@@ -130,17 +135,15 @@ class EpmdClient:
                 reader, writer = await self._connect(hosts)
                 writer.write(machine.data_to_send())
                 return machine, reader, writer, await next_event(machine, reader)
-        except TimeoutError:
-            _abort(writer)
-            raise EpmdUnreachable(f"{where} did not answer within {self.timeout:g} s") from None
-        except OSError as error:
-            _abort(writer)
-            raise EpmdUnreachable(f"no {where}: {error.strerror or error}") from error
-        except RemoteProtocolError as error:
-            _abort(writer)
-            raise EpmdUnreachable(f"{where} is none, or of another kind: {error}") from error
-        except BaseException:
-            _abort(writer)
+        except BaseException as error:
+            await _drop(writer)
+            match error:
+                case TimeoutError():
+                    raise EpmdUnreachable(f"{where} did not answer within {self.timeout:g} s") from None
+                case OSError():
+                    raise EpmdUnreachable(f"no {where}: {describe(error)}") from error
+                case RemoteProtocolError():
+                    raise EpmdUnreachable(f"{where} is none, or of another kind: {error}") from error
             raise
 
     async def _connect(self, hosts: tuple[str, ...]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -187,13 +190,13 @@ class Registration:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        self._lose()
+        await self._lose()
 
     async def _register(self) -> None:
         """One attempt. EpmdError when it fails."""
         machine, reader, writer, event = await self._client._open(wire.Alive(self.info), self._client.hosts)
         if not isinstance(event, wire.Accepted):
-            writer.close()
+            await _drop(writer)
             raise NameTaken(f"the name {self.info.name} is taken at epmd, by another node on this host")
         self._machine, self._reader, self._writer = machine, reader, writer
         self.creation = event.creation
@@ -205,7 +208,7 @@ class Registration:
     async def _hold(self) -> None:
         while True:
             await self._until_lost()
-            self._lose()
+            await self._lose()
             log.warning("%s: epmd on port %d went away", self.info.name, self._client.port)
             await self._until_registered()
             log.info("%s: registered again with epmd on port %d", self.info.name, self._client.port)
@@ -229,10 +232,10 @@ class Registration:
                     log.warning("%s: not registered: %s", self.info.name, error)
             await asyncio.sleep(RECONNECT_TIME * random.uniform(1 - JITTER, 1 + JITTER))
 
-    def _lose(self) -> None:
+    async def _lose(self) -> None:
         self._registered.clear()
-        _abort(self._writer)
-        self._machine = self._reader = self._writer = None
+        writer, self._machine, self._reader, self._writer = self._writer, None, None, None
+        await _drop(writer)
 
 
 async def next_event(machine: wire.ClientConnection, reader: asyncio.StreamReader) -> wire.ClientEvent:
@@ -242,6 +245,8 @@ async def next_event(machine: wire.ClientConnection, reader: asyncio.StreamReade
     return event
 
 
-def _abort(writer: asyncio.StreamWriter | None) -> None:
+async def _drop(writer: asyncio.StreamWriter | None) -> None:
+    """Close it now; there is nothing to wait for, but the loop's next turn, in which it lets the socket go."""
     if writer is not None:
         writer.transport.abort()
+        await asyncio.sleep(0)

@@ -17,19 +17,36 @@ from typing import Final, Self
 
 from ..errors import EpmdError, RemoteProtocolError
 from ..wire.epmd_server import NameTable, ServerConnection
-from .epmd_client import LOOPBACK, epmd_port
+from .epmd_client import LOOPBACK, describe, epmd_port
 
-__all__ = ["MAX_CONNECTIONS", "EpmdServer", "epmd_addresses"]
+__all__ = ["MAX_CONNECTIONS", "EpmdServer", "epmd_addresses", "listen_addresses"]
 
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS: Final = 1500
 """Connections at a time: the largest table of names, and questions beside it. More are closed at once."""
+ACCEPT_TURNS: Final = 4
+"""Turns of the loop in which a connection that was just accepted becomes known to us, so that none is left open."""
 
 
 def epmd_addresses() -> tuple[str, ...]:
     """ERL_EPMD_ADDRESS: the addresses, separated by commas, on which epmd listens beside loopback."""
     return tuple(part.strip() for part in os.environ.get("ERL_EPMD_ADDRESS", "").split(",") if part.strip())
+
+
+def listen_addresses(more: Iterable[str]) -> tuple[str, ...]:
+    """Where to bind: loopback and `more`, but nothing that a wildcard among them (0.0.0.0, ::) has already.
+
+    EpmdError for what is no address; names are not looked up.
+    """
+    found: dict[str, ipaddress.IPv4Address | ipaddress.IPv6Address] = {}
+    for text in (*LOOPBACK, *more):
+        try:
+            found[text] = ipaddress.ip_address(text)
+        except ValueError:
+            raise EpmdError(f"epmd can't listen on {text!r}: not an IP address") from None
+    wild = {address.version for address in found.values() if address.is_unspecified}
+    return tuple(text for text, address in found.items() if address.is_unspecified or address.version not in wild)
 
 
 class EpmdServer:
@@ -55,9 +72,10 @@ class EpmdServer:
         if self._servers:
             raise EpmdError("this epmd runs already")
         more = (addresses,) if isinstance(addresses, str) else tuple(addresses)
+        wanted = listen_addresses(more)
         self.port = epmd_port() if port is None else port
         try:
-            for address in dict.fromkeys((*LOOPBACK, *more)):
+            for address in wanted:
                 # A host without IPv6 is no error, nor one where something else holds ::1.
                 optional = address == "::1" and address not in more
                 with contextlib.suppress(OSError) if optional else contextlib.nullcontext():
@@ -65,7 +83,7 @@ class EpmdServer:
         except OSError as error:
             port = self.port
             await self.close()
-            raise EpmdError(f"can't listen on {address}:{port}: {error.strerror or error}") from error
+            raise EpmdError(f"can't listen on {address}:{port}: {describe(error)}") from error
         return self.port
 
     async def close(self) -> None:
@@ -75,11 +93,12 @@ class EpmdServer:
         """
         for server in self._servers:
             server.close()
-        for connection in list(self._connections):
-            connection.abort()
         self._servers.clear()
         self.addresses = ()
-        await asyncio.sleep(0)  # the loop tells the connections that they are lost
+        for _ in range(ACCEPT_TURNS):
+            for connection in list(self._connections):
+                connection.abort()
+            await asyncio.sleep(0)
 
     async def __aenter__(self) -> Self:
         if not self._servers:

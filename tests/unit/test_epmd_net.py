@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable
@@ -54,6 +55,7 @@ async def ask_raw(port: int, data: bytes, host: str = "127.0.0.1") -> bytes:
     writer.write(data)
     answer = await reader.read()
     writer.close()
+    await writer.wait_closed()
     return answer
 
 
@@ -127,6 +129,7 @@ def test_a_peer_that_ends_its_side_first_still_gets_the_answer() -> None:
             writer.write_eof()
             assert await reader.read() == server.port.to_bytes(4, "big")
             writer.close()
+            await writer.wait_closed()
 
     run(test)
 
@@ -250,6 +253,7 @@ def test_what_is_no_epmd(free_port: int) -> None:
             await reader.read(1)
             writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             writer.close()
+            await writer.wait_closed()
 
         server = await asyncio.start_server(web, "127.0.0.1", free_port)
         client = EpmdClient("127.0.0.1", free_port)
@@ -266,13 +270,20 @@ def test_what_is_no_epmd(free_port: int) -> None:
 
 def test_an_epmd_that_does_not_answer_in_time(free_port: int) -> None:
     async def test() -> None:
+        ended = asyncio.Event()
+
         async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.read()
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
             writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            ended.set()
 
         server = await asyncio.start_server(silent, "127.0.0.1", free_port)
         with pytest.raises(EpmdUnreachable, match="did not answer within"):
             await EpmdClient("127.0.0.1", free_port, timeout=0.05).names()
+        await ended.wait()
         server.close()
 
     run(test)
@@ -308,6 +319,36 @@ def test_more_addresses(free_port: int) -> None:
         assert server.addresses == ()
         await server.start(port=free_port)  # nothing was left open
         await server.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ((), ("127.0.0.1", "::1")),
+        (("127.0.0.1", "10.0.0.1", "10.0.0.1"), ("127.0.0.1", "::1", "10.0.0.1")),
+        (("0.0.0.0", "10.0.0.1"), ("::1", "0.0.0.0")),
+        (("::",), ("127.0.0.1", "::")),
+        (("0.0.0.0", "::"), ("0.0.0.0", "::")),
+    ],
+)
+def test_where_the_server_listens(more: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    assert epmd_server.listen_addresses(more) == expected
+
+
+def test_names_are_no_addresses() -> None:
+    with pytest.raises(EpmdError, match="not an IP address"):
+        asyncio.run(EpmdServer().start("localhost", 0))
+
+
+def test_wildcards() -> None:
+    async def test() -> None:
+        server = EpmdServer()
+        await server.start(["0.0.0.0", "::"], 0)
+        async with server:
+            assert await EpmdClient("127.0.0.1", server.port).names() == []
+            assert await EpmdClient("127.0.0.2", server.port).names() == []
 
     run(test)
 
