@@ -21,6 +21,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # beamkit; there is no __init__.py below tests/
 
 from beamkit.beam import Beam, unique
+from beamkit.pyproc import PythonProcess
 from beamkit.runtimes import ERL_SOURCES, RELEASES, Runtime, clean_env, compile_modules, find_runtime, need
 from beamkit.subject import BeamSubject, PythonSubject
 
@@ -41,6 +42,12 @@ def cookie() -> str:
 def beams(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the test modules, compiled once with OTP 25."""
     return compile_modules(sorted(ERL_SOURCES.glob("*.erl")), tmp_path_factory.mktemp("ebin"))
+
+
+@pytest.fixture(scope="session")
+def local_beams(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Modules that the node under test and the oracle do not have."""
+    return compile_modules(sorted((ERL_SOURCES / "local").glob("*.erl")), tmp_path_factory.mktemp("local"))
 
 
 @pytest.fixture(scope="session")
@@ -86,13 +93,13 @@ StartBeam = Callable[..., Beam]
 
 
 @pytest.fixture(scope="session")
-def _starter(beams: Path, epmd_port: int, tmp_path_factory: pytest.TempPathFactory) -> StartBeam:
+def _starter(beams: Path, local_beams: Path, epmd_port: int, tmp_path_factory: pytest.TempPathFactory) -> StartBeam:
     def start(runtime: Runtime | str, name: str | None = "", **options: Any) -> Beam:
         if isinstance(runtime, str):
             runtime = find_runtime(runtime)
         settings: dict[str, Any] = {"cookie": COOKIE, "epmd_port": epmd_port}
         settings.update(options)
-        settings["paths"] = [beams, *settings.get("paths", ())]
+        settings["paths"] = settings.get("paths", [local_beams]) + [beams]
         name = unique(f"b{runtime.label[3:]}_") if name == "" else name
         return Beam(runtime, name=name, folder=tmp_path_factory.mktemp("beam"), **settings)
 
@@ -163,3 +170,40 @@ def python_only() -> None:
 @pytest.fixture
 def py_name() -> str:
     return unique("py")
+
+
+@pytest.fixture
+def start_python(epmd_port: int, tmp_path: Path) -> Iterator[Callable[..., PythonProcess]]:
+    """A function that starts Python nodes in processes of their own: start_python(name)."""
+    started: list[PythonProcess] = []
+
+    def start(name: str | None = None, **options: Any) -> PythonProcess:
+        options = {"cookie": COOKIE, "epmd_port": epmd_port, "folder": tmp_path, **options}
+        started.append(PythonProcess(name or unique("pyproc"), **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.close()
+
+
+@pytest.fixture
+def start_node(epmd_env: int) -> Iterator[Callable[..., PythonSubject]]:
+    """A function that starts nodes in threads of this process: start_node(name=..., app=..., **Node's options)."""
+    started: list[PythonSubject] = []
+
+    def start(name: str | None = None, cookie: str = COOKIE, **options: Any) -> PythonSubject:
+        started.append(PythonSubject(name or unique("py"), cookie, **options))
+        return started[-1]
+
+    yield start
+    for node in started:
+        node.close()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A loopback port that nobody had a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port

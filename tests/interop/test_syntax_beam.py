@@ -50,8 +50,8 @@ def test_printed_as_otp_does(printing_beam: tuple[Beam, str]) -> None:
     terms = [*map(parse, HARD), *(some_term(random.Random(seed), 3) for seed in range(COUNT))]
     # The terms come back in the BEAM's own order of keys, in which it has printed them.
     for theirs, term in ask(beam, PRINT, Terms=encode(terms)):
-        if re.search(r"\b(maybe|else)\b", theirs.decode()):
-            continue  # reserved since OTP 27, and quoted by us for every OTP
+        if re.search(r"\b(maybe|else)\b|fun 'A':end", theirs.decode()):
+            continue  # reserved since OTP 27, and quoted by us for every OTP; see also NAMES
         assert format(term, printable=printable) == theirs.decode()
 
 
@@ -127,6 +127,9 @@ BAD = [
 CHARACTERS = "abzAZ09_@ '\"\\{}\n\t\x00\x1b\x7f\x80\x9f\xa0é÷ÿĀ€日\U0001f600"
 WORDS = ["a", "ok", "end", "after", "of", "Elixir.Foo", "xor", "receive", "maybe", "else", "true", "a b", "x1@Y_"]
 
+# In funs OTP prints atoms by other rules: fun a:end/0, which nobody can read again; we write fun a:'end'/0.
+NAMES = ["lists", "Elixir.Foo", "a b", "", "x1@Y_", "1"]
+
 
 def some_string(choose: random.Random) -> str:
     alphabet = CHARACTERS[: choose.choice((11, 20, 28))]
@@ -155,7 +158,7 @@ def some_term(choose: random.Random, depth: int) -> Any:
             bits = choose.randint(1, 7)
             return BitString(bytes([choose.getrandbits(8), choose.getrandbits(bits) << 8 - bits]), bits)
         case 8:
-            return Export(Atom(choose.choice(WORDS)), Atom(some_string(choose)), choose.randint(0, 9))
+            return Export(Atom(choose.choice(NAMES)), Atom(choose.choice(NAMES)), choose.randint(0, 9))
     items = [some_term(choose, depth - 1) for _ in range(choose.randint(0, 4))]
     match kind:
         case 9 | 10:

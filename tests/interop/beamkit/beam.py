@@ -23,7 +23,7 @@ from typing import Any
 from beamkit.runtimes import Runtime, clean_env
 
 #: Seconds that nothing here should ever need; only so that a hang is a failure.
-PATIENCE = 60.0
+PATIENCE = 30.0
 
 _numbers = itertools.count(1)
 

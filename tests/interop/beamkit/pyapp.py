@@ -43,9 +43,9 @@ class Calc(GenServer):
                 return value
             case (Atom("later"), ms, value):
                 asyncio.get_running_loop().call_later(ms / 1000, self.reply, caller, value)
-                return NoReply
+                return NoReply()
             case Atom("never"):
-                return NoReply
+                return NoReply()
             case (Atom("stop"), reason, reply):
                 return Stop(reason, reply=reply)
             case (Atom("stop"), reason):
@@ -68,7 +68,7 @@ async def puppets(me: Process) -> None:
     while True:
         match await me.receive():
             case (Atom("new"), owner, ref):
-                me.send(owner, (ref, me.node.spawn(puppet, owner)))
+                me.send(owner, (ref, me.node.spawn(puppet, owner).pid))
 
 
 async def puppet(me: Process, owner: Any) -> None:
@@ -98,11 +98,11 @@ def puppet_do(me: Process, op: Any) -> Any:
         case (Atom("trap_exit"), flag):
             me.trap_exit = flag
         case (Atom("exit_signal"), pid, reason):
-            me.exit(pid, reason)
+            me.send_exit(pid, reason)
         case (Atom("send"), to, message):
             me.send(to, message)
         case (Atom("register"), name):
-            me.node.register(name, me.pid)
+            me.register(name)
         case (Atom("raise"), text):
             raise ValueError(text.decode())
         case (Atom("exit"), reason):

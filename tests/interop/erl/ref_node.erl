@@ -25,7 +25,7 @@ stop() ->
     exit(whereis(ref_node), kill),
     [receive {'DOWN', M, _, _, _} -> ok end || M <- Monitors],
     [exit(P, kill) || P <- processes(), process_info(P, initial_call) =:= {initial_call, {?MODULE, puppet, 1}}],
-    persistent_term:erase(py_record),
+    [persistent_term:erase(Key) || {{py_record, _} = Key, _} <- persistent_term:get()],
     [erlang:disconnect_node(Node) || Node <- nodes(connected)],
     ok.
 

@@ -9,5 +9,5 @@ raise(Text) -> erlang:error({python, 'ValueError', Text}).
 sleep(Ms, Value) -> timer:sleep(Ms), Value.
 exit_with(Reason) -> exit(Reason).
 throw_it(Term) -> throw(Term).
-record(Term) -> persistent_term:put(py_record, [Term | recorded()]), ok.
-recorded() -> persistent_term:get(py_record, []).
+record(Term) -> persistent_term:put({py_record, erlang:unique_integer([monotonic])}, Term), ok.
+recorded() -> [Term || {_, Term} <- lists:reverse(lists:sort([{K, T} || {{py_record, K}, T} <- persistent_term:get()]))].
