@@ -74,6 +74,7 @@ class EpmdServer:
         more = (addresses,) if isinstance(addresses, str) else tuple(addresses)
         wanted = listen_addresses(more)
         self.port = epmd_port() if port is None else port
+        address = ""
         try:
             for address in wanted:
                 # A host without IPv6 is no error, nor one where something else holds ::1.
