@@ -2,6 +2,8 @@
 
 Pids, ports and references are the exception: a BEAM prints a number of its own for another node, which no other
 program can look up, so the node's name stands in its place: ``<'a@127.0.0.1'.85.0>`` (creation left out, as there).
+``maybe`` and ``else`` are quoted, as OTP does since 27, and atoms in ``fun m:f/a`` by the same rules as elsewhere
+(OTP has others there).
 Not for data: a str and the bytes of its UTF-8 print alike, and long terms are not shortened.
 """
 
