@@ -123,8 +123,8 @@ async def test_a_signal_connects_and_arrives_in_order() -> None:
         assert a.peer(b).flags == OUR_FLAGS and a.peer(b).hidden
         assert a.peer(b).connection_id == 1
         assert a.table.peers() == [a.peer(b)]
-        b.send(a, "back")
-        await a.handler.until(lambda: a.handler.payloads == ["back"])
+        b.send(a, b"back")
+        await a.handler.until(lambda: a.handler.payloads == [b"back"])
         assert a.handler.kinds() == b.handler.kinds() == ["up"]  # the same connection
 
 
@@ -291,8 +291,8 @@ async def test_a_name_from_the_peer() -> None:
         await b.handler.until(lambda: b.handler.seen)
         assert b.handler.seen == [("up", a.local.name)]
         assert b.table.get(Atom(a.local.name)).creation == a.local.creation
-        a.send(b, "hello")
-        await b.handler.until(lambda: b.handler.payloads == ["hello"])
+        a.send(b, b"hello")
+        await b.handler.until(lambda: b.handler.payloads == [b"hello"])
 
 
 @run
@@ -300,12 +300,12 @@ async def test_disconnect_on_one_side_is_seen_on_both_and_a_new_one_is_a_new_inc
     async with nodes("a@h", "b@h") as (a, b):
         await a.peer(b).connect()
         await b.handler.until(lambda: b.handler.seen)
-        a.send(b, "last words")
+        a.send(b, b"last words")
         a.peer(b).disconnect("enough")
         assert a.handler.seen[-1] == ("down", "b@h", "enough", 0)
         await b.handler.until(lambda: len(b.handler.seen) == 2)
         assert b.handler.seen[-1] == ("down", "a@h", "connection closed", 0)
-        assert b.handler.payloads == ["last words"]
+        assert b.handler.payloads == [b"last words"]
         a.peer(b).disconnect("twice")
         await b.peer(a).connect()
         await a.handler.until(lambda: len(a.handler.seen) == 3)
@@ -334,8 +334,8 @@ async def test_a_peer_that_restarted_replaces_its_old_connection() -> None:
         # a dies without a word: b has not noticed when the next a connects
         again = Side("a@h", a.ports, {}, {"creation": 8})
         await again.peer(b).connect()
-        again.send(b, "new")
-        await b.handler.until(lambda: b.handler.payloads == ["new"])
+        again.send(b, b"new")
+        await b.handler.until(lambda: b.handler.payloads == [b"new"])
         assert b.handler.kinds() == ["up", "down", "up"]
         assert "replaced" in b.handler.seen[1][2]
         assert b.peer(a).creation == 8 and b.peer(a).connection_id == 2
@@ -406,10 +406,10 @@ async def test_ticks_keep_an_idle_connection_and_silence_ends_it() -> None:
         await asyncio.sleep(1.5)
         assert a.handler.kinds() == b.handler.kinds() == ["up"]
         b.peer(a).pause_reading("slow")  # ticks go on both ways
-        a.send(b, "while paused")
+        a.send(b, b"while paused")
         await asyncio.sleep(1.0)
         assert a.handler.kinds() == b.handler.kinds() == ["up"]
-        assert b.handler.payloads == ["while paused"]  # one receive in three quarters of the ticktime
+        assert b.handler.payloads == [b"while paused"]  # one receive in three quarters of the ticktime
         b.peer(a).resume_reading("slow")
         silent = b.peer(a)._connection
         assert silent is not None
@@ -484,8 +484,8 @@ async def test_somebody_without_the_cookie_can_not_disturb_a_connection() -> Non
         writer.write(frame(b"r" + bytes(20)))
         assert await reader.read() == b""
         writer.close()
-        a.send(b, "still there")
-        await b.handler.until(lambda: b.handler.payloads == ["still there"])
+        a.send(b, b"still there")
+        await b.handler.until(lambda: b.handler.payloads == [b"still there"])
         assert b.handler.kinds() == ["up"]
 
 
@@ -501,10 +501,10 @@ async def test_no_payload_frames_pass() -> None:
 async def test_a_malformed_control_message_drops_the_connection_after_what_came_before() -> None:
     async with nodes("a@h", "b@h") as (a, b):
         await a.peer(b).connect()
-        a.send(b, "good")
+        a.send(b, b"good")
         a.peer(b).signal((99,))
-        a.send(b, "never seen")
+        a.send(b, b"never seen")
         await b.handler.until(lambda: len(b.handler.seen) == 2)
-        assert b.handler.payloads == ["good"]
+        assert b.handler.payloads == [b"good"]
         assert b.handler.seen[1][0] == "down" and "99" in b.handler.seen[1][2]
         await a.peer(b).connect()
