@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from .blocking import Blocking
 from .errors import CallError, LocalProtocolError, NoConnection, NodeError
-from .net.cookie import find_cookie
+from .net.cookie import check_cookie, find_cookie, read_cookie
 from .net.epmd import EpmdClient, EpmdKeeper, Registration, ensure_epmd
 from .net.options import LocalNode, NetOptions
 from .net.peer import Peer
@@ -90,9 +90,10 @@ class Node:
         self.none = none
         self.hidden = hidden
         self.creation = secrets.randbelow((1 << 32) - 4) + 4
-        self._cookie = cookie if cookie is not None else find_cookie(cookie_file)
-        if not self._cookie:
-            raise ValueError("an empty cookie would let everybody in")
+        if cookie is not None:
+            self._cookie = check_cookie(cookie)
+        else:
+            self._cookie = find_cookie() if cookie_file is None else read_cookie(cookie_file)
         self._cookies = dict(cookies or {})
         self._allow = None if allow is None else tuple(allow)
         self._listen = listen

@@ -48,7 +48,7 @@ async def handle(process: Process, server: GenServer, caller: Caller, request: A
     while True:
         match request:
             case Atom("get_state"):
-                reply(process, caller, (_OK, _state(server)))
+                reply(process, caller, _state(server))  # OTP 28 takes it bare, too
             case Atom("get_status"):
                 reply(process, caller, _status(process, server, suspended))
             case Atom("suspend"):
@@ -58,9 +58,8 @@ async def handle(process: Process, server: GenServer, caller: Caller, request: A
                 suspended = False
                 reply(process, caller, _OK)
             case (Atom("replace_state"), _):
-                frame = (Atom("erlang"), Atom("apply"), 2, [])
-                failed = (Atom("callback_failed"), (Atom("gen_server"), Atom("system_replace_state")))
-                reply(process, caller, (_ERROR, (*failed, (_ERROR, Atom("undef"), [frame]))))
+                where = (Atom("gen_server"), Atom("system_replace_state"))
+                reply(process, caller, (_ERROR, (Atom("callback_failed"), where, (_ERROR, Atom("undef")))))
             case (Atom("terminate"), reason):
                 reply(process, caller, _OK)
                 raise ProcessExit(reason)

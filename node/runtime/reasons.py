@@ -6,6 +6,7 @@ two-tuple with a stack trace, which OTP's loggers format as they format their ow
 
 from __future__ import annotations
 
+import concurrent.futures
 import os.path
 from types import TracebackType
 from typing import Any
@@ -24,8 +25,11 @@ MAX_FRAMES = 16
 _PYTHON = Atom("python")
 _FILE = Atom("file")
 _LINE = Atom("line")
-#: The folder of this package: its own frames say nothing to a reader.
-_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+#: Frames of this package and of what runs a handler for it say nothing to a reader.
+_OURS = (
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,
+    os.path.dirname(concurrent.futures.__file__) + os.sep,
+)
 
 
 def charlist(text: str) -> list[int]:

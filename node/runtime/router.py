@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import DecodeError, NodeDown, RemoteProtocolError
+from ..errors import DecodeError, NodeDown
 from ..etf import NO_PAYLOAD, decode, encode, encode_frame
 from ..terms import Atom, Pid, Reference
 from ..wire import control as c
@@ -114,12 +114,6 @@ def _alias_send(peer: Peer, sender: Pid, alias: Reference) -> tuple[Any, ...]:
     if peer.flags & Flag.ALTACT_SIG:
         return (c.ALTACT_SIG_SEND, c.ALTACT_ALIAS, sender, alias)
     return (c.ALIAS_SEND, sender, alias)
-
-
-def _theirs(peer: Peer, pid: Pid) -> None:
-    """A peer links and monitors for its own processes only: else it could end links of a third node."""
-    if pid.node is not peer.node:
-        raise RemoteProtocolError(f"{peer.node} sent a signal in the name of {pid!r}")
 
 
 class Router:
@@ -559,7 +553,6 @@ class Router:
 
     def _on_link(self, peer: Peer, message: tuple[Any, ...], payload: Any) -> None:
         _, remote, local = message
-        _theirs(peer, remote)
         process = self.find(local)
         if process is None:
             peer.signal((c.EXIT, local, remote, NOPROC))
@@ -568,7 +561,6 @@ class Router:
 
     def _on_unlink(self, peer: Peer, message: tuple[Any, ...], payload: Any) -> None:
         _, unlink_id, remote, local = message
-        _theirs(peer, remote)
         # The acknowledgement precedes any other signal to that process, also for a pid that is gone.
         peer.signal((c.UNLINK_ID_ACK, unlink_id, local, remote))
         process = self.find(local)
@@ -579,7 +571,6 @@ class Router:
 
     def _on_unlink_ack(self, peer: Peer, message: tuple[Any, ...], payload: Any) -> None:
         _, unlink_id, remote, local = message
-        _theirs(peer, remote)
         process = self.find(local)
         if process is not None:
             process.links.on_unlink_ack(remote, unlink_id)
@@ -587,7 +578,6 @@ class Router:
                 self.across(peer.node).links.pop((remote, local), None)
 
     def _on_exit(self, peer: Peer, remote: Pid, local: Pid, reason: Any) -> None:
-        _theirs(peer, remote)
         across = self._across.get(peer.node)
         if across is not None:
             across.links.pop((remote, local), None)
@@ -600,7 +590,6 @@ class Router:
 
     def _on_monitor(self, peer: Peer, message: tuple[Any, ...], payload: Any) -> None:
         _, remote, target, ref = message
-        _theirs(peer, remote)
         process = self.find(target)
         if process is None:
             peer.signal((c.MONITOR_P_EXIT, target, remote, ref, NOPROC))
