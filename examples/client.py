@@ -1,8 +1,8 @@
 """A Python script that uses a gen_server of a BEAM (counter.erl, beside this file), then goes.
 
-    $ erlc examples/counter.erl
-    $ erl -name a@127.0.0.1 -setcookie secret -s counter
-    $ STRAWBRIDGE_COOKIE=secret python examples/client.py a@127.0.0.1
+$ erlc examples/counter.erl
+$ erl -name a@127.0.0.1 -setcookie secret -s counter
+$ STRAWBRIDGE_COOKIE=secret python examples/client.py a@127.0.0.1
 """
 
 import asyncio

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -67,6 +68,7 @@ def rpc(arguments: argparse.Namespace) -> int:
 
 def _ask(arguments: argparse.Namespace, question: Callable[[Node], Awaitable[Any]]) -> Any:
     """The answer to the question, put by a temporary node that nobody else can connect to."""
+    logging.basicConfig(level=logging.CRITICAL)  # what goes wrong ends the command, with one line of its own
     name = client_name(arguments.node)
     with as_failure():
         return asyncio.run(_asked(make_node(name, arguments, listen=None), question))

@@ -48,11 +48,12 @@ def test_ping(cli: CommandLine, beam: Beam) -> None:
 
 
 def test_call(cli: CommandLine, beam: Beam) -> None:
-    beam.eval("register(cli_server, spawn(fun F() -> receive {'$gen_call', From, X} -> gen_server:reply(From, {got, X}), F() end end)), ok")
+    server = "fun Serve() -> receive {'$gen_call', From, X} -> gen_server:reply(From, {got, X}), Serve() end end"
+    beam.eval(f"register(cli_server, spawn({server})), ok")
     try:
-        asked = "#{k => [1, \"ab\", <<\"č\"/utf8>>, 'A b', 1.0e10, <<5:3>>, [a|b]]}"
+        asked = '#{k => [1, "ab", <<"č"/utf8>>, \'A b\', 1.0e10, <<5:3>>, [a|b]]}'
         code, out, err = cli.run("call", "cli_server", beam.name, asked)
-        assert (code, out, err) == (0, "{got,#{k => [1,\"ab\",<<\"č\"/utf8>>,'A b',1.0e10,<<5:3>>,[a|b]]}}\n", "")
+        assert (code, out, err) == (0, '{got,#{k => [1,"ab",<<"č"/utf8>>,\'A b\',1.0e10,<<5:3>>,[a|b]]}}\n', "")
     finally:
         beam.eval("exit(whereis(cli_server), kill)")
 
@@ -61,7 +62,7 @@ def test_call_errors(cli: CommandLine, beam: Beam) -> None:
     code, out, err = cli.run("call", "nobody", beam.name, "x")
     assert (code, out) == (4, "")
     assert "no process" in err
-    beam.eval("register(cli_crash, spawn(fun() -> receive _ -> exit({bad, <<\"luck\">>}) end end)), ok")
+    beam.eval('register(cli_crash, spawn(fun() -> receive _ -> exit({bad, <<"luck">>}) end end)), ok')
     code, out, err = cli.run("call", "cli_crash", beam.name, "x")
     assert (code, out) == (4, "")
     assert '{bad,<<"luck">>}' in err
@@ -190,8 +191,11 @@ def test_run_and_talk(cli: CommandLine, py: str, beam: Beam) -> None:
 def test_a_signal_ends_it_in_order(cli: CommandLine, beam: Beam, number: signal.Signals) -> None:
     name = unique("signalled")
     with cli.started("run", APP, "--name", name) as process:
-        beam.eval(f"Ref = monitor(process, {{echo, '{name}'}}), persistent_term:put(cli_ref, Ref), net_adm:ping('{name}')")
-        waiting = beam.submit(f"monitor(process, {{echo, '{name}'}}), register(cli_waits, self()), receive {{'DOWN', _, _, _, R}} -> R end")
+        # The monitor has arrived when the call behind it is answered.
+        watch = (
+            "monitor(process, {echo, Py}), 5 = gen_server:call({calc, Py}, {add, 2, 3}), register(cli_waits, self())"
+        )
+        waiting = beam.submit(f"{watch}, receive {{'DOWN', _, _, _, R}} -> R end", Py=name)
         while beam.eval("whereis(cli_waits)") == "undefined":
             pass
         process.send_signal(number)
