@@ -63,7 +63,6 @@ enum {
 #define MAX_ENCODED_BIG 524280        /* bytes of magnitude; OTP 28's largest integer */
 #define MAX_DECODED_BIG 4194296       /* OTP 25's largest integer */
 #define MAX_INFLATED (64 << 20)       /* bytes of an unpacked COMPRESSED term */
-#define MAX_V3_PORT ((1u << 28) - 1)  /* larger port numbers need V4_PORT_EXT */
 #define MAX_FRAME (INT64_C(1) << 31)   /* bytes of one frame, unless told otherwise */
 #define BIG_BINARY (64 << 10)         /* binaries from here on are passed on, not copied */
 #define RECENT_ATOMS 2048             /* atoms kept alive although nobody holds them; a power of two */
