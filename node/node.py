@@ -150,11 +150,8 @@ class Node:
         local = LocalNode(
             self.name, self.creation, self._cookie_of, our_flags(visible=not self.hidden), self._is_allowed
         )
-        handler = _Later()
-        self._table = PeerTable(local, handler, resolve=self._resolve, options=self._net)
-        turn = Turn(loop)
-        router = Router(Atom(self.name), self.creation, turn, Deadlines(loop), self._table, self)
-        handler.router = router
+        router = Router(Atom(self.name), self.creation, Turn(loop), Deadlines(loop), self)
+        router.peers = self._table = PeerTable(local, router, resolve=self._resolve, options=self._net)
         self._router = router
         router.caller = gen.CallerProcess(router, "caller")
         router.leader = router.spawn(user, name="user")
@@ -417,15 +414,6 @@ class Node:
     def link(self, pid: Pid) -> Link:
         """Link to a process by a small process of our own that traps exits: `await` the Link for the reason."""
         return Link(self.router, pid)
-
-
-class _Later:
-    """Stands for the router until it is made: it needs the table of peers, which needs it."""
-
-    router: Router
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.router, name)
 
 
 class _Watch:

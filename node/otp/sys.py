@@ -15,6 +15,7 @@ from ..runtime.process import Process
 from ..runtime.reasons import MAX_TEXT
 from ..runtime.signals import KILLED
 from ..terms import Atom
+from ..wire.flags import Flag
 from .gen import Caller, is_from, reply
 
 if TYPE_CHECKING:
@@ -42,13 +43,21 @@ def _state(server: GenServer) -> Any:
     return state
 
 
+def _in_the_callers_form(process: Process, caller: Caller, state: Any) -> Any:
+    """sys:get_state of OTP 28 wants ``{ok, State}``, that of OTP 25 the bare state; 26 and 27 were not run."""
+    node = caller[0].node
+    if node is not process.router.name and process.router.peers.get(node).flags & Flag.ALTACT_SIG:
+        return (_OK, state)
+    return state
+
+
 async def handle(process: Process, server: GenServer, caller: Caller, request: Any) -> None:
     """Answer one system message; a suspended server handles nothing else until it is resumed."""
     suspended = False
     while True:
         match request:
             case Atom("get_state"):
-                reply(process, caller, _state(server))  # OTP 28 takes it bare, too
+                reply(process, caller, _in_the_callers_form(process, caller, _state(server)))
             case Atom("get_status"):
                 reply(process, caller, _status(process, server, suspended))
             case Atom("suspend"):

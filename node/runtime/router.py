@@ -119,12 +119,13 @@ def _alias_send(peer: Peer, sender: Pid, alias: Reference) -> tuple[Any, ...]:
 class Router:
     """The processes of one node and the way to all others."""
 
-    def __init__(self, name: Atom, creation: int, turn: Turn, deadlines: Deadlines, peers: Peers, node: Node) -> None:
+    def __init__(self, name: Atom, creation: int, turn: Turn, deadlines: Deadlines, node: Node) -> None:
         self.name = name
         self.creation = creation
         self.turn = turn
         self.deadlines = deadlines
-        self.peers = peers
+        #: the other nodes; set before anything is sent
+        self.peers: Peers
         self.node = node
         self.registry = Registry()
         self.processes: dict[int, Process] = {}
@@ -327,23 +328,25 @@ class Router:
         """send() in another thread: encode here, where an error can be raised, and queue on the loop."""
         kind = type(to)
         node = to.node if kind is Pid or kind is Reference else to[1] if kind is tuple else self.name
-        peer: Peer | None = None
         if node is self.name:
-            self._from_threads.append((to, self.local_copy(message)))
+            self._queue_from_thread(to, self.local_copy(message))
+            return None
+        peer: Peer = self.peers.get(node)
+        if kind is Pid:
+            control: tuple[Any, ...] = (c.SEND, _EMPTY, to)
+        elif kind is tuple:
+            control = (c.REG_SEND, sender, _EMPTY, to[0])
         else:
-            peer = self.peers.get(node)
-            if kind is Pid:
-                control: tuple[Any, ...] = (c.SEND, _EMPTY, to)
-            elif kind is tuple:
-                control = (c.REG_SEND, sender, _EMPTY, to[0])
-            else:
-                control = _alias_send(peer, sender, to)
-            frame = encode_frame(control, message, none=self.node.none)
-            peer.check_room(sum(map(len, frame)))
-            self._from_threads.append((peer, frame))
+            control = _alias_send(peer, sender, to)
+        frame = encode_frame(control, message, none=self.node.none)
+        peer.check_room(sum(map(len, frame)))
+        self._queue_from_thread(peer, frame)
+        return peer
+
+    def _queue_from_thread(self, to: Any, what: Any) -> None:
+        self._from_threads.append((to, what))
         # Each append is followed by a call: the loop may find the queue empty, never a message waiting.
         self.turn.loop.call_soon_threadsafe(self._take_from_threads)
-        return peer
 
     def _take_from_threads(self) -> None:
         queue = self._from_threads
