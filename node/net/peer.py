@@ -86,10 +86,11 @@ class Peer:
     def signal(self, control: tuple[Any, ...], payload: object = NO_PAYLOAD) -> None:
         """Queue one signal, connect if need be, write at the end of this turn of the loop.
 
-        EncodeError, or PeerBusy past the hard limit: nothing was queued.
+        EncodeError, or PeerBusy for a message past the hard limit: nothing was queued. Signals without a payload
+        (exits, monitors, acknowledgements) are always taken: they are small, and losing one would break a promise.
         """
         outbox = self._outbox
-        if outbox.size > self._hard_limit:
+        if outbox.size > self._hard_limit and payload is not NO_PAYLOAD:
             raise PeerBusy(str(self.node), outbox.size)
         if outbox.send(control, payload) > self._busy_limit:
             self.busy = True
@@ -97,14 +98,17 @@ class Peer:
             self._touch()
 
     def signal_encoded(self, pieces: list[bytes]) -> None:
-        """signal() for a frame that encode_frame made, maybe in another thread."""
-        outbox = self._outbox
-        if outbox.size > self._hard_limit:
-            raise PeerBusy(str(self.node), outbox.size)
-        if outbox.append(pieces) > self._busy_limit:
+        """signal() for a frame that encode_frame made in another thread, which has asked check_room() for it."""
+        if self._outbox.append(pieces) > self._busy_limit:
             self.busy = True
         if not self._dirty:
             self._touch()
+
+    def check_room(self) -> None:
+        """PeerBusy when a message would be refused now. May be called from any thread."""
+        size = self._outbox.size
+        if size > self._hard_limit:
+            raise PeerBusy(str(self.node), size)
 
     def _touch(self) -> None:
         self._dirty = True
