@@ -104,9 +104,9 @@ class Peer:
         if not self._dirty:
             self._touch()
 
-    def check_room(self) -> None:
-        """PeerBusy when a message would be refused now. May be called from any thread."""
-        size = self._outbox.size
+    def check_room(self, more: int = 0) -> None:
+        """PeerBusy when a message would be refused now, or with `more` bytes queued. May be called from any thread."""
+        size = self._outbox.size + more
         if size > self._hard_limit:
             raise PeerBusy(str(self.node), size)
 

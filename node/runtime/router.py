@@ -54,7 +54,7 @@ class Peer(Protocol):
     def busy(self) -> bool: ...
     def signal(self, control: tuple[Any, ...], payload: Any = NO_PAYLOAD, /) -> None: ...
     def signal_encoded(self, pieces: list[bytes], /) -> None: ...
-    def check_room(self) -> None: ...
+    def check_room(self, more: int = 0, /) -> None: ...
     def pause_reading(self, owner: Any, /) -> None: ...
     def resume_reading(self, owner: Any, /) -> None: ...
     def flush(self) -> None: ...
@@ -141,7 +141,10 @@ class Router:
         #: the group leader of what we call elsewhere
         self.leader: Process
         self.thread = threading.get_ident()
-        self._from_threads: deque[tuple[Any, Any]] = deque()
+        #: what other threads send, until the loop takes it, and how many bytes of it go to peers
+        self._from_threads: deque[tuple[Any, Any, int]] = deque()
+        self._thread_bytes = 0
+        self._thread_lock = threading.Lock()
         self.node_watchers: list[Callable[[bool, Atom, str], None]] = []
         self.mailbox_limit = MAILBOX_LIMIT
         self._across: dict[Atom, _Across] = {}
@@ -338,20 +341,25 @@ class Router:
             control = (c.REG_SEND, sender, _EMPTY, to[0])
         else:
             control = _alias_send(peer, sender, to)
-        peer.check_room()
+        peer.check_room(self._thread_bytes)
         frame = encode_frame(control, message, none=self.node.none)
-        self._queue_from_thread(peer, frame)
+        self._queue_from_thread(peer, frame, sum(map(len, frame)))
         return peer
 
-    def _queue_from_thread(self, to: Any, what: Any) -> None:
-        self._from_threads.append((to, what))
+    def _queue_from_thread(self, to: Any, what: Any, size: int = 0) -> None:
+        with self._thread_lock:
+            self._thread_bytes += size
+        self._from_threads.append((to, what, size))
         # Each append is followed by a call: the loop may find the queue empty, never a message waiting.
         self.turn.loop.call_soon_threadsafe(self._take_from_threads)
 
     def _take_from_threads(self) -> None:
         queue = self._from_threads
         while queue:
-            to, what = queue.popleft()
+            to, what, size = queue.popleft()
+            if size:
+                with self._thread_lock:
+                    self._thread_bytes -= size
             kind = type(to)
             if kind is Pid or kind is Atom or kind is tuple:
                 process = self.find(to[0] if kind is tuple else to)
