@@ -11,7 +11,7 @@ from typing import Any
 from .. import Atom, NoConnection, Node
 from .failure import CANNOT_CONNECT, NEGATIVE, OK, Failure, as_failure, shown
 from .naming import client_name
-from .options import make_node, term
+from .options import atom, make_node, term
 
 __all__ = ["call", "ping", "rpc", "send"]
 
@@ -20,7 +20,11 @@ def ping(arguments: argparse.Namespace) -> int:
     """pong, or pang with the reason on stderr."""
 
     async def question(node: Node) -> bool:
-        await node.connect(arguments.node)  # says why not; ping() does not
+        try:
+            async with asyncio.timeout(arguments.timeout):
+                await node.connect(arguments.node)  # says why not; ping() does not
+        except TimeoutError:
+            raise NoConnection(arguments.node, f"no connection within {arguments.timeout:g} s") from None
         return await node.ping(arguments.node, arguments.timeout)
 
     try:
@@ -38,7 +42,7 @@ def ping(arguments: argparse.Namespace) -> int:
 def call(arguments: argparse.Namespace) -> int:
     """The reply of a gen_server."""
     request = term(arguments.term)
-    target = (arguments.name, arguments.node)
+    target = (atom(arguments.name), atom(arguments.node))
     _print(_ask(arguments, lambda node: node.call(target, request, arguments.timeout)))
     return OK
 
@@ -46,9 +50,10 @@ def call(arguments: argparse.Namespace) -> int:
 def send(arguments: argparse.Namespace) -> int:
     """ok when the node has taken the message; whether a process has that name nobody says, as in Erlang."""
     message = term(arguments.term)
+    target = (atom(arguments.name), atom(arguments.node))
 
     async def deliver(node: Node) -> Any:
-        await node.deliver((arguments.name, arguments.node), message)
+        await node.deliver(target, message)
         # What was sent before on this connection has arrived when this is answered.
         if not await node.ping(arguments.node, arguments.timeout):
             raise Failure(CANNOT_CONNECT, f"the connection to {arguments.node} ended before the message was taken")
@@ -61,7 +66,7 @@ def send(arguments: argparse.Namespace) -> int:
 def rpc(arguments: argparse.Namespace) -> int:
     """The value of a function called on the node."""
     values = [term(text) for text in arguments.terms]
-    module, function = arguments.module, arguments.function
+    module, function = atom(arguments.module), atom(arguments.function)
     _print(_ask(arguments, lambda node: node.rpc(arguments.node, module, function, values, arguments.timeout)))
     return OK
 

@@ -7,6 +7,8 @@ that ``--help`` and ``--version`` need nothing but argparse.
 from __future__ import annotations
 
 import argparse
+import codecs
+import io
 import os
 import sys
 from importlib import import_module, metadata
@@ -26,6 +28,7 @@ Terms are written as in Erlang, and quoted from the shell: '{add, 2, 3}', '<<"te
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command line (sys.argv when None) and gives its exit code."""
+    _write_any_character()
     try:
         arguments = _parser().parse_args(argv)
         module, function = arguments.command
@@ -41,6 +44,20 @@ def main(argv: list[str] | None = None) -> int:
         # Who read our output has gone. Python would complain again when it flushes stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # 128 + SIGPIPE
+
+
+def _write_any_character() -> None:
+    """A terminal that is not UTF-8 gets \\x{20AC} for what it lacks, as from Erlang, and no UnicodeEncodeError."""
+
+    def escaped(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        missing = error.object[error.start : error.end]
+        return "".join(f"\\x{{{ord(c):X}}}" for c in missing), error.end
+
+    codecs.register_error("strawbridge.cli", escaped)
+    for stream, errors in ((sys.stdout, "strawbridge.cli"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,6 +122,12 @@ def _run(commands: Any) -> None:
     seen.add_argument("--visible", action="store_true", help="be in the nodes() of others; not available yet")
     run.add_argument(
         "--listen", metavar="ADDR", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)"
+    )
+    run.add_argument(
+        "--none",
+        metavar="ATOM",
+        default="undefined",
+        help="what Python's None is sent as (default: undefined; Elixir's is nil)",
     )
     run.add_argument(
         "--log",

@@ -15,14 +15,15 @@ from .failure import CANNOT_CONNECT, USAGE, Failure
 
 __all__ = ["checked", "client_name", "default_name", "is_long", "long_name", "short_name"]
 
-_NAME = re.compile(r"[^@\s\x00-\x1f'\"/\\]+")
+_NAME = re.compile(r"[^@\s'\"/\\]+")
 
 
 def checked(name: str) -> str:
     """A full node name, ``name@host``, as it was given."""
     short, at, host = name.partition("@")
-    if not at or not _NAME.fullmatch(short) or not _NAME.fullmatch(host):
-        raise Failure(USAGE, f"not a node's name: {name} (it looks like name@host)")
+    if not at or not _NAME.fullmatch(short) or not _NAME.fullmatch(host) or not name.isprintable():
+        shown = name if name.isprintable() else ascii(name)
+        raise Failure(USAGE, f"not a node's name: {shown} (it looks like name@host)")
     if len(name) > 255:
         raise Failure(USAGE, "a node's name has at most 255 characters")
     return name

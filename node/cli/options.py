@@ -10,11 +10,11 @@ import os
 import sys
 from typing import Any
 
-from .. import CookieError, Node
+from .. import Atom, CookieError, Node
 from ..syntax import TermSyntaxError, parse
 from .failure import USAGE, Failure
 
-__all__ = ["add_cookie", "add_timeout", "make_node", "seconds", "term"]
+__all__ = ["add_cookie", "add_timeout", "atom", "make_node", "seconds", "term"]
 
 
 def add_cookie(parser: argparse.ArgumentParser) -> None:
@@ -40,11 +40,11 @@ def seconds(text: str) -> float:
     return value
 
 
-def make_node(name: str, arguments: argparse.Namespace, *, listen: str | None) -> Node:
+def make_node(name: str, arguments: argparse.Namespace, *, listen: str | None, none: str = "undefined") -> Node:
     """The node of a command. Failure(USAGE) for a name or a cookie that can't be one."""
     options = _cookie(arguments)
     try:
-        return Node(name, listen=listen, **options)
+        return Node(name, listen=listen, none=none, **options)
     except (ValueError, CookieError) as error:
         raise Failure(USAGE, str(error)) from error
 
@@ -64,6 +64,14 @@ def _cookie(arguments: argparse.Namespace) -> dict[str, Any]:
         return {"cookie_file": arguments.cookie_file}
     cookie = os.environ.get("STRAWBRIDGE_COOKIE")
     return {"cookie": cookie} if cookie else {}
+
+
+def atom(name: str) -> Atom:
+    """The name of a process, a module or a function, as it is (no quotes). Failure(USAGE) when it can't be one."""
+    try:
+        return Atom(name)
+    except ValueError as error:
+        raise Failure(USAGE, f"not an atom: {name!a}: {error}") from error
 
 
 def term(text: str) -> Any:

@@ -38,7 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=arguments.log.upper(), format="%(levelname)s %(name)s: %(message)s")
     with as_failure():
         try:
-            return asyncio.run(_run(app, make_node(name, arguments, listen=arguments.listen), arguments.listen))
+            return asyncio.run(
+                _run(app, make_node(name, arguments, listen=arguments.listen, none=arguments.none), arguments.listen)
+            )
         except TooManyRestarts as error:
             raise Failure(NEGATIVE, f"{name} gave up: {error}") from error
 
@@ -79,8 +81,8 @@ async def _until_over(node: Node, stopped: asyncio.Event) -> int:
         await asyncio.wait((signal, over), return_when=asyncio.FIRST_COMPLETED)
         if signal.done():
             return OK
-        await over
-        return NEGATIVE
+        await over  # raises TooManyRestarts; else the app has closed the node
+        return OK
     finally:
         signal.cancel()
         over.cancel()

@@ -37,6 +37,7 @@ _PUNCT = re.compile(r"<<|>>|=>|[{}\[\](),|#:/+\-.=]")
 _PARTS = re.compile(r"(?:\.[0-9]+)+>")
 _NUMBERED = re.compile(r"[0-9]+(?:\.[0-9]+)*>")
 _PLAIN = re.compile(r"[^\\\"']+")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _OCTAL = re.compile(r"[0-7]{1,3}")
 _HEX_BRACED = re.compile(r"x\{([0-9A-Fa-f]+)\}")
 _HEX_TWO = re.compile(r"x([0-9A-Fa-f]{2})")
@@ -77,6 +78,9 @@ def is_bare_atom(name: str) -> bool:
 
 def scan(text: str) -> list[Token]:
     """All tokens of the text, the last one of kind 'end'. Raises TermSyntaxError."""
+    half = _SURROGATE.search(text)  # from bytes on a command line that are not UTF-8
+    if half:
+        raise TermSyntaxError("not a character", text, half.start())
     tokens: list[Token] = []
     position = 0
     while True:

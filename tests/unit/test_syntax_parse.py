@@ -179,6 +179,7 @@ def test_integers_of_any_size():
         ("<<1/unit:0>>", 1, 5, "unit"),
         ("(a", 1, 3, "expected )"),
         ("a;b", 1, 2, "unexpected character"),
+        ("'\udcff'", 1, 2, "not a character"),
     ],
 )
 def test_error(text, line, column, words):
