@@ -146,6 +146,7 @@ class Peer:
     def _start(self) -> None:
         table = self._table
         self.state = "pending"
+        table.activate(self)
         if table.closing:
             self._failure = NoConnection(str(self.node), "this node is closing")
             table.loop.call_soon(self.settle)
@@ -266,6 +267,7 @@ class Peer:
         self._attempt = None
         self._failure = None
         self.state = "up"
+        table.activate(self)
         self.creation = done.peer_creation
         self.flags = done.flags
         self.hidden = not done.flags & Flag.PUBLISHED
@@ -340,6 +342,7 @@ class Peer:
     def _down(self, error: NoConnection, reason: str) -> None:
         undelivered = self._outbox.frames
         self._connection = None
+        self._table.release(self)
         self._outbox = Outbox(none=self._table.options.none)
         self._dirty = self.busy = False
         self.state = "idle"

@@ -12,6 +12,7 @@ import secrets
 from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
+from weakref import WeakValueDictionary
 
 from ..errors import HandshakeRefused, NoConnection, NodeError, RemoteProtocolError
 from ..terms import Atom
@@ -53,7 +54,8 @@ class PeerTable:
         self.loop = loop or asyncio.get_running_loop()
         self.turn = Turn(self.loop)
         self.closing = False
-        self._peers: dict[Atom, Peer] = {}
+        self._active: dict[Atom, Peer] = {}  # pending and up
+        self._idle: WeakValueDictionary[Atom, Peer] = WeakValueDictionary()
         self._listeners: list[Listener] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._accepting: dict[asyncio.Task[None], None] = {}  # in the order of their coming
@@ -67,15 +69,21 @@ class PeerTable:
         return listener.port
 
     def get(self, node: Atom) -> Peer:
-        """The one Peer of that node name; idle when it is new. It is kept as long as this table."""
-        peer = self._peers.get(node)
+        """The one Peer of that node name; idle when it is new.
+
+        Two calls give the same object as long as it is not idle or somebody holds on to it: of short-lived clients
+        with a name of their own nothing is left.
+        """
+        peer = self._active.get(node)
         if peer is None:
-            peer = self._peers[node] = Peer(node, self)
+            peer = self._idle.get(node)
+            if peer is None:
+                peer = self._idle[node] = Peer(node, self)
         return peer
 
     def peers(self) -> list[Peer]:
         """Those that are up."""
-        return [peer for peer in self._peers.values() if peer.state == "up"]
+        return [peer for peer in self._active.values() if peer.state == "up"]
 
     async def close(self) -> None:
         """Stop listening, write out what is queued (within close_time), close everything. May be called twice."""
@@ -90,7 +98,7 @@ class PeerTable:
             for peer in self.peers():
                 peer.flush()
             await asyncio.sleep(0.005)
-        for peer in list(self._peers.values()):
+        for peer in list(self._active.values()):
             peer.disconnect("this node closed")
         while self._tasks:
             await asyncio.wait(list(self._tasks))
@@ -145,7 +153,7 @@ class PeerTable:
                 self._named[name] -= 1
                 if not self._named[name]:
                     del self._named[name]
-                if (peer := self._peers.get(Atom(name))) is not None:
+                if (peer := self._active.get(Atom(name))) is not None:
                     peer.settle()
 
     def _answer(self, handshake: Handshake, event: PeerNamed) -> None:
@@ -156,7 +164,7 @@ class PeerTable:
             handshake.accept("named", name=name, creation=4 + secrets.randbelow((1 << 32) - 4))
         else:
             # An unknown name gets no Peer before it has proved that it knows the cookie.
-            peer = self._peers.get(Atom(event.name))
+            peer = self._active.get(Atom(event.name))
             handshake.accept(peer.answer() if peer is not None else "ok")
 
     def _log_refused(self, error: BaseException, transport: Transport) -> None:
@@ -189,6 +197,15 @@ class PeerTable:
             self.linger(farewell(transport))
             raise NoConnection(str(peer.node), "this node is closing")
         peer.up(transport, done, leftover)
+
+    def activate(self, peer: Peer) -> None:
+        """It is pending or up: the table keeps it."""
+        self._active[peer.node] = peer
+
+    def release(self, peer: Peer) -> None:
+        """It is idle: whoever wants it keeps it."""
+        self._active.pop(peer.node, None)
+        self._idle[peer.node] = peer
 
     def next_connection_id(self) -> int:
         """1, 2, 3, …: one for each connection this node ever had."""

@@ -103,8 +103,7 @@ CLOSED: Final = {
     State.WAIT_ALIVE: ("closed", "closed the connection when asked whether its old one is alive"),
     State.WAIT_REPLY: (
         "closed",
-        "closed the connection when it got our challenge: it looked for another node name than ours, or needs a flag "
-        + "that we lack, or gave way to a connection of the other direction",
+        "closed the connection when it got our challenge: it wanted another node, needs a flag we lack, or gave way",
     ),
 }
 

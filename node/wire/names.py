@@ -1,4 +1,4 @@
-"""Node names as the handshake sees them: what is one, and whom an allow-list means. Not their resolution to addresses."""
+"""Node names as the handshake sees them: what is one, and whom an allow-list means. Not their addresses."""
 
 from __future__ import annotations
 

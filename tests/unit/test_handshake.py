@@ -267,7 +267,7 @@ def test_what_the_end_of_the_stream_means() -> None:
     one, other = initiator(), acceptor()
     other.receive_data(one.data_to_send(), 0.0)
     other.accept("ok")
-    assert "another node name" in refusal(other.receive_eof).detail
+    assert "another node" in refusal(other.receive_eof).detail
     one, other = initiator(), acceptor()
     talk(one, other)
     one.receive_eof()  # no longer the handshake's business

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -250,7 +251,7 @@ def test_wrong_cookie(wrong: str, caplog: pytest.LogCaptureFixture) -> None:
             assert refused.value.__cause__.reason == "cookie"
             assert a.handler.seen == [("down", "b@h", refused.value.reason, 1)]
             assert b.handler.seen == [] and b.table.peers() == []
-            assert b.table._peers == {}  # nothing is kept of who did not prove anything
+            assert not b.table._active and not b.table._idle  # nothing is kept of who did not prove anything
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(asyncio.wait_for(body(), 60))
@@ -293,6 +294,21 @@ async def test_a_name_from_the_peer() -> None:
         assert b.table.get(Atom(a.local.name)).creation == a.local.creation
         a.send(b, b"hello")
         await b.handler.until(lambda: b.handler.payloads == [b"hello"])
+
+
+@run
+async def test_nothing_is_left_of_peers_that_come_and_go() -> None:
+    async with nodes("b@h") as (b,):
+        for index in range(20):
+            async with nodes("127.0.0.1") as (a,):
+                a.ports.update(b.ports)
+                await a.peer(b).connect()
+            await b.handler.until(lambda index=index: len(b.handler.seen) == 2 * (index + 1))
+        assert b.handler.kinds() == ["up", "down"] * 20
+        gc.collect()
+        assert not b.table._active and not b.table._idle
+        held = b.peer("c@h")
+        assert b.peer("c@h") is held
 
 
 @run
