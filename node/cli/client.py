@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .. import Atom, NoConnection, Node
-from .failure import CANNOT_CONNECT, NEGATIVE, OK, Failure, as_failure, shown
+from .failure import CANNOT_CONNECT, NEGATIVE, OK, USAGE, Failure, as_failure, shown
 from .naming import client_name
 from .options import atom, make_node, term
 
@@ -31,7 +31,7 @@ def ping(arguments: argparse.Namespace) -> int:
         if not _ask(arguments, question):
             raise Failure(NEGATIVE, f"{arguments.node} is connected, but does not answer")
     except Failure as failure:
-        if failure.code != NEGATIVE and not isinstance(failure.__cause__, NoConnection):
+        if failure.code == USAGE:
             raise
         print("pang", flush=True)
         raise Failure(NEGATIVE, str(failure)) from failure

@@ -26,6 +26,7 @@ from ..errors import (
     RemoteThrow,
 )
 from ..syntax import format
+from ..terms import Atom
 
 __all__ = ["CANNOT_CONNECT", "NEGATIVE", "OK", "REMOTE_ERROR", "USAGE", "Failure", "as_failure", "shown"]
 
@@ -66,7 +67,7 @@ def as_failure() -> Iterator[None]:
     except CallExit as error:
         raise Failure(REMOTE_ERROR, f"the process exited: {shown(error.reason)}") from error
     except RemoteError as error:
-        raise Failure(REMOTE_ERROR, f"error: {shown(error.reason)}") from error
+        raise Failure(REMOTE_ERROR, f"error: {shown(error.reason)}{_where(error.stack)}") from error
     except RemoteExit as error:
         raise Failure(REMOTE_ERROR, f"exit: {shown(error.reason)}") from error
     except RemoteThrow as error:
@@ -91,6 +92,15 @@ def _no_connection(error: NoConnection) -> str:
     if cause is not None and str(cause) not in text:
         text += f" ({cause})"
     return text + _hint(cause)
+
+
+def _where(stack: Any) -> str:
+    """The innermost function of an Erlang stack trace, where there is one: {Module, Function, Arity or Args, Info}."""
+    match stack:
+        case [(Atom() as module, Atom() as function, int() | list() as arity, list()), *_]:
+            count = len(arity) if isinstance(arity, list) else arity
+            return f" in {format(module)}:{format(function)}/{count}"
+    return ""
 
 
 def _hint(cause: BaseException | None) -> str:

@@ -77,7 +77,8 @@ def _address(host: str) -> str:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise Failure(CANNOT_CONNECT, f"no address for the host {host}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else "not a host's name"
+        raise Failure(CANNOT_CONNECT, f"no address for the host {host}: {reason}") from error
     return str(found[0][4][0])
 
 
@@ -89,5 +90,5 @@ def _our_address_towards(host: str) -> str:
         try:
             probe.connect((address, 9))
         except OSError as error:
-            raise Failure(CANNOT_CONNECT, f"no way to the host {host}: {error}") from error
+            raise Failure(CANNOT_CONNECT, f"no way to the host {host}: {error.strerror}") from error
         return str(probe.getsockname()[0])

@@ -97,9 +97,9 @@ def test_rpc_errors(cli: CommandLine, beam: Beam, function: str, words: str) -> 
 
 
 def test_rpc_of_a_function_that_is_not_there(cli: CommandLine, beam: Beam) -> None:
-    code, _, err = cli.run("rpc", beam.name, "nomodule", "f")
+    code, _, err = cli.run("rpc", beam.name, "nomodule", "f", "1")
     assert code == 4
-    assert "undef" in err
+    assert "error: undef in nomodule:f/1" in err
 
 
 # -- what does not work
@@ -115,6 +115,16 @@ def test_no_such_node(cli: CommandLine) -> None:
         assert (code, out) == (3, "")
         assert err.startswith("strawbridge: can't connect to nobody_here@127.0.0.1")
         assert "Traceback" not in err
+
+
+def test_no_such_host(cli: CommandLine) -> None:
+    code, out, err = cli.run("ping", "a@no-such-host.invalid")
+    assert (code, out) == (1, "pang\n")
+    assert "no-such-host.invalid" in err
+    code, out, err = cli.run("call", "x", "a@no-such-host.invalid", "y")
+    assert (code, out) == (3, "")
+    assert "no-such-host.invalid" in err
+    assert cli.run("names", "no-such-host.invalid")[:2] == (3, "")
 
 
 def test_wrong_cookie(epmd_port: int, tmp_path: Path, beam: Beam) -> None:
