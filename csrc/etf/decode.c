@@ -585,15 +585,16 @@ static PyObject *decode_compressed(Decoder *d, const uint8_t *p, const uint8_t *
         fail(d, p + 1, "compressed data is larger than max_inflated");
         return NULL;
     }
-    if ((zlib = PyImport_ImportModule("zlib")) == NULL || (stream = PyObject_CallMethod(zlib, "decompressobj", NULL)) == NULL)
+    if ((zlib = PyImport_ImportModule("zlib")) == NULL ||
+        (stream = PyObject_CallMethod(zlib, "decompressobj", NULL)) == NULL)
         goto done;
     /* one byte more than announced shows that there is more, and lets the stream reach its end */
     data = PyObject_CallMethod(stream, "decompress", "y#n", (const char *)p + 5, (Py_ssize_t)(d->end - p - 5),
                                (Py_ssize_t)size + 1);
     if (data == NULL) {
-        PyObject *zlib_error = PyObject_GetAttrString(zlib, "error");
         PyObject *type, *value, *trace;
         PyErr_Fetch(&type, &value, &trace);
+        PyObject *zlib_error = PyObject_GetAttrString(zlib, "error");
         if (zlib_error != NULL && PyErr_GivenExceptionMatches(type, zlib_error)) {
             fail(d, p + 5, "compressed data is broken");
             Py_XDECREF(type);

@@ -200,9 +200,7 @@ const uint8_t *read_int(Decoder *d, const uint8_t *p, PyObject **value)
             return refuse(d, d->end, TRUNCATED);
         if (count > MAX_DECODED_BIG)
             return refuse(d, p, "an integer larger than OTP's largest");
-        if (p[head - 1] > 1)
-            return refuse(d, p + head - 1, "the sign of an integer is 0 or 1");
-        *value = big_to_int(p + head, count, p[head - 1]);
+        *value = big_to_int(p + head, count, p[head - 1] != 0); /* any sign byte but 0 is minus, as in OTP */
         p += head + count;
         break;
     default:
@@ -263,15 +261,18 @@ const uint8_t *read_binary(Decoder *d, const uint8_t *p, PyObject **value)
     uint8_t bits = head == 6 ? p[5] : 8;
     if (head == 6 && (bits > 8 || (bits == 0) != (length == 0)))
         return refuse(d, p + 5, "the last byte of a bitstring has 1 to 8 bits");
-    PyObject *data = PyBytes_FromStringAndSize((const char *)p + head, (Py_ssize_t)length);
+    /* bytes objects of one byte are shared: a copy of our own where it is changed */
+    int whole = length == 0 || bits == 8;
+    PyObject *data = PyBytes_FromStringAndSize(whole ? (const char *)p + head : NULL, (Py_ssize_t)length);
     if (data == NULL) {
         d->error = NULL;
         return NULL;
     }
     *value = data;
-    if (length > 0 && bits < 8) {
+    if (!whole) {
+        memcpy(PyBytes_AS_STRING(data), p + head, length);
         /* the unused bits mean nothing: cleared, so that equal terms are equal here */
-        PyBytes_AS_STRING(data)[length - 1] = (char)(p[head + length - 1] & (0xFF00 >> bits));
+        PyBytes_AS_STRING(data)[length - 1] &= (char)(0xFF00 >> bits);
         if ((*value = record_new(d->state, R_BITS)) == NULL) {
             Py_DECREF(data);
             d->error = NULL;
@@ -315,10 +316,11 @@ const uint8_t *read_export(Decoder *d, const uint8_t *p, PyObject **value)
         return NULL;
     }
     const uint8_t *tag = p;
-    if (p == d->end || *tag != TAG_SMALL_INTEGER) {
-        p = p == d->end ? refuse(d, p, TRUNCATED) : refuse(d, p, "the arity of an export is one byte");
-    } else {
-        p = read_int(d, p, &arity);
+    if (p == d->end) {
+        p = refuse(d, p, TRUNCATED);
+    } else if ((p = read_int(d, p, &arity)) != NULL && PyObject_RichCompareBool(arity, d->state->small[255], Py_GT)) {
+        Py_DECREF(arity);
+        p = refuse(d, tag, "the arity of an export is at most 255");
     }
     if (p == NULL || (*value = record_new(d->state, R_EXPORT)) == NULL) {
         if (p != NULL) {
