@@ -43,8 +43,8 @@ async def greet(
                     decide(handshake, event)
                     out += handshake.data_to_send()
                 await _write(transport, out, loop)
-                if handshake.get_timer() is None:  # our own decision ended it
-                    raise HandshakeRefused("nok", "we said no", handshake.peer_name)
+                if handshake.our_refusal is not None:
+                    raise handshake.our_refusal
                 n = await _read(transport, buffer, loop)
                 if n == 0:
                     handshake.receive_eof()

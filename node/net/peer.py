@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HandshakeRefused, NoConnection, NodeDown, NodeError, PeerBusy
@@ -66,7 +66,7 @@ class Peer:
         self._dirty = False
         self._connection: Connection | None = None
         self._attempt: asyncio.Task[None] | None = None
-        self._name_sent = False
+        self._named_by: asyncio.Task[None] | None = None  # the attempt whose name the peer has
         self._waiting: asyncio.TimerHandle | None = None
         self._failure: NoConnection | None = None
         self._connecting: list[asyncio.Future[None]] = []
@@ -158,30 +158,32 @@ class Peer:
 
     async def _try(self) -> None:
         """One attempt of ours, from a name to an installed connection."""
+        error: Exception
         try:
             await self._reach()
+            return
         except HandshakeRefused as refused:
-            if refused.reason == "nok":
-                # The peer's own attempt is on its way to us, it says.
-                self._wait(self._table.options.setup_time)
-            log.log(
-                logging.DEBUG if refused.reason == "nok" else logging.WARNING,
-                "connection refused: %s (%s)",
-                refused,
-                refused.reason,
-            )
-            self._fail(str(refused.detail), refused)
-        except TimeoutError as error:
-            self._fail(f"no answer within {self._table.options.setup_time:g} s", error)
-        except NoConnection as error:
-            self._fail(error.reason, error)
-        except (NodeError, OSError) as error:
-            self._fail(str(error) or type(error).__name__, error)
-        finally:
-            self._name_sent = False
-            if self._attempt is asyncio.current_task():
-                self._attempt = None
-                self.settle()
+            error, reason = refused, refused.detail
+        except TimeoutError as late:
+            error, reason = late, f"no answer within {self._table.options.setup_time:g} s"
+        except NoConnection as none:
+            error, reason = none, none.reason
+        except (NodeError, OSError) as other:
+            error, reason = other, str(other) or type(other).__name__
+        except Exception as bug:
+            log.exception("connecting to %s failed in an unforeseen way", self.node)
+            error, reason = bug, repr(bug)
+        if self._attempt is not asyncio.current_task():
+            return  # something else came in between
+        self._attempt = None
+        if isinstance(error, HandshakeRefused):
+            if error.reason == "nok":  # the peer's own attempt is on its way to us, it says
+                self._waiting = self._table.loop.call_later(self._table.options.setup_time, self._waited)
+            else:
+                log.warning("connection refused: %s (%s)", error, error.reason)
+        self._failure = NoConnection(str(self.node), reason)
+        self._failure.__cause__ = error
+        self.settle()
 
     async def _reach(self) -> None:
         table, name = self._table, str(self.node)
@@ -204,7 +206,7 @@ class Peer:
                 setup_time=table.options.setup_time,
                 header=transport.header,
             )
-            self._name_sent = True
+            self._named_by = asyncio.current_task()
             done = await greet(handshake, transport, self._decide)
         except BaseException:
             if handshake is None:
@@ -212,6 +214,9 @@ class Peer:
             else:
                 table.linger(farewell(transport, handshake.data_to_send()))
             raise
+        finally:
+            if self._named_by is asyncio.current_task():
+                self._named_by = None
         table.installed(self, transport, done, handshake.take_leftover())
 
     async def _stand_back(self) -> None:
@@ -229,21 +234,13 @@ class Peer:
         """The handshake status for an attempt of the peer's that came in now."""
         if self.state == "up":
             return "alive"
-        if self._name_sent:
+        if self._named_by is not None:
             return "nok" if self._table.local.name > str(self.node) else "ok_simultaneous"
         return "ok"
-
-    def _wait(self, seconds: float) -> None:
-        """Stay pending for the peer's attempt."""
-        self._waiting = self._table.loop.call_later(seconds, self._waited)
 
     def _waited(self) -> None:
         self._waiting = None
         self.settle()
-
-    def _fail(self, reason: str, cause: BaseException) -> None:
-        self._failure = NoConnection(str(self.node), reason)
-        self._failure.__cause__ = cause
 
     def settle(self) -> None:
         """An attempt ended, ours or theirs: if it was the last one, the peer is down."""
@@ -285,7 +282,7 @@ class Peer:
         if self._pausers:
             connection.pause()
         with self._turn:
-            table.handler.peer_up(self)
+            self._tell(table.handler.peer_up, self)
             waiters, self._connecting = self._connecting, []
             for future in waiters:
                 if not future.done():
@@ -312,7 +309,7 @@ class Peer:
             for future in waiters:
                 if not future.done():
                     future.set_result(None)
-            self._table.handler.peer_drained(self)
+            self._tell(self._table.handler.peer_drained, self)
 
     def lost(self, connection: Connection, reason: str) -> None:
         """The connection is gone."""
@@ -355,7 +352,14 @@ class Peer:
             if not future.done():
                 future.set_exception(error)
                 future.exception()  # whoever waited may be gone; that is no reason for a warning
-        self._table.handler.peer_down(self, reason, undelivered)
+        self._tell(self._table.handler.peer_down, self, reason, undelivered)
+
+    def _tell(self, what: Callable[..., None], *about: Any) -> None:
+        # A handler that fails must not leave the connection half made or half gone.
+        try:
+            what(*about)
+        except Exception:
+            log.exception("the handler failed in %s for %s", getattr(what, "__name__", what), self.node)
 
     # ---- receiving, held back -------------------------------------------------------------------------------------
 

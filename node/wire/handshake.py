@@ -127,6 +127,7 @@ class Handshake:
         self._peer_creation = 0
         self._peer_dynamic = False
         self._complement_due = False
+        self.our_refusal: HandshakeRefused | None = None  #: why our own decision ended it
         self.state = State.WAIT_NAME
         if self.we_started:
             if peer_name == our_name:
@@ -302,6 +303,7 @@ class Handshake:
 
     def _send_false(self, body: bytes) -> None:
         self._send(b"sfalse")
+        self.our_refusal = self._refused("alive", "the connection that it has is the one to keep")
 
     def _peer_goes_first(self, body: bytes) -> None:
         raise self._refused("nok", "it is connecting to us at the same time, and its connection is the one kept")
@@ -394,9 +396,11 @@ class Handshake:
 
     def _send_nok(self, body: bytes) -> None:
         self._send(b"snok")
+        self.our_refusal = self._refused("nok", "we connect to it at the same time, and our connection is the one kept")
 
     def _send_not_allowed(self, body: bytes) -> None:
         self._send(b"snot_allowed")
+        self.our_refusal = self._refused("not_allowed", "we let nobody in now")
 
     def _send_alive(self, body: bytes) -> None:
         self._send(b"salive")

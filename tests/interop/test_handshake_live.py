@@ -378,3 +378,37 @@ def test_alias_sends_take_the_form_that_was_negotiated(otp: str) -> None:
             assert control[0] == (ALTACT_SIG_SEND if otp == "28" else ALIAS_SEND)
 
     asyncio.run(body())
+
+
+def test_erl_call_which_is_a_c_node(tmp_path: Path) -> None:
+    """ei as the initiator: it is given the port, asks for a call by rex, takes our answer."""
+
+    async def body() -> None:
+        port = free_port()
+        async with us(port) as (_table, handler):
+
+            def answer(peer: Peer, batch: list[tuple[Any, Any]]) -> None:
+                handler.frames += batch
+                for control, payload in batch:
+                    if control[0] == REG_SEND and control[3] is Atom("rex"):
+                        to = control[1]
+                        peer.signal((SEND, Atom(""), to), (Atom("rex"), [1, 2, payload[1][1]]))
+
+            handler.peer_signals = answer  # type: ignore[method-assign]
+            process = await asyncio.create_subprocess_exec(
+                *("erl_call", "-c", "k", "-address", f"{OUR_HOST}:{port}", "-h", "c1", "-a", "erlang node []"),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "HOME": str(tmp_path)},
+            )
+            try:
+                async with asyncio.timeout(20):
+                    out, _ = await process.communicate()
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+            assert process.returncode == 0, out
+            assert handler.seen[0][0] == "up" and handler.seen[0][1].startswith("c1@")
+            assert out == b"[1, 2, erlang]"
+
+    asyncio.run(body())

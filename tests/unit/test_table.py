@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -503,6 +504,31 @@ async def test_somebody_without_the_cookie_can_not_disturb_a_connection() -> Non
         a.send(b, b"still there")
         await b.handler.until(lambda: b.handler.payloads == [b"still there"])
         assert b.handler.kinds() == ["up"]
+
+
+@run
+async def test_no_descriptor_is_left() -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    async with nodes("a@h", "b@h", setup_time=1.0) as (a, b):
+        await a.peer(b).connect()
+        a.peer(b).disconnect()
+    before = descriptors()
+    for _ in range(5):
+        async with nodes("a@h", "b@h") as (a, b):
+            a.local.cookie = lambda peer: "wrong"
+            with pytest.raises(NoConnection):
+                await a.peer(b).connect()
+            a.local.cookie = lambda peer: "k"
+            a.send(b, 1)
+            b.send(a, 1)
+            await b.handler.until(lambda b=b: b.handler.payloads)
+            _reader, writer = await raw(b.ports["b@h"])
+            writer.close()
+            a.peer(b).disconnect()
+            await a.peer(b).connect()
+    assert descriptors() <= before
 
 
 @run
