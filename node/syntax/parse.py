@@ -240,6 +240,8 @@ class _Parser:
         spec = self.segment_spec(start) if self.take("/") else _Spec()
         if isinstance(value, bytes | BitString):
             return self.part(value, size, spec, start)
+        if spec.unit is not None and size is None and spec.type in ("integer", "float"):
+            raise self.error("a unit needs a size", start)
         if not isinstance(value, int | float | str):
             raise self.error("expected a number, a string or a binary in <<...>>", start)
         if isinstance(value, str):
@@ -254,7 +256,7 @@ class _Parser:
 
     def number(self, where: str) -> int:
         token = self.next()
-        if token.kind != "int" or not isinstance(token.value, int):
+        if token.kind not in ("int", "char") or not isinstance(token.value, int):
             raise self.unexpected(token, f"expected an integer {where}")
         return token.value
 
