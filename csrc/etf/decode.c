@@ -181,12 +181,12 @@ PyObject *decode_term(Decoder *d, const uint8_t **at)
     const uint8_t *begin, *q, *fun_end;
 
     for (;;) {
+        v = NULL; /* what it was has an owner by now */
         if (p >= end) {
             fail(d, end, TRUNCATED);
             goto failed;
         }
         begin = p;
-        v = NULL;
         switch (*p) {
         case TAG_SMALL_INTEGER:
             if (end - p < 2)

@@ -262,7 +262,7 @@ static Py_hash_t reference_hash(Reference *self)
 {
     uint64_t a = (uint64_t)self->ids[0] << 32 | self->ids[1];
     uint64_t b = ((uint64_t)self->ids[2] << 32 | self->ids[3]) * 0xA0761D6478BD642Fu;
-    return finish_hash(a, b ^ (uint64_t)self->ids[4] << 32 ^ self->creation ^ self->count, self->node);
+    return finish_hash(a, b ^ (uint64_t)self->ids[4] << 32 ^ self->creation ^ (uint64_t)self->count << 56, self->node);
 }
 
 static PyObject *reference_compare(PyObject *self, PyObject *other, int op)

@@ -459,7 +459,7 @@ def test_pieces_keep_large_binaries() -> None:
 
 def test_arguments() -> None:
     for call in (
-        lambda: encode(),  # type: ignore[call-arg]
+        encode,  # type: ignore[call-arg]
         lambda: encode(1, 2),  # type: ignore[call-arg,misc]
         lambda: encode(1, nope=1),  # type: ignore[call-arg]
         lambda: encode(1, none=1),  # type: ignore[arg-type]
@@ -480,7 +480,7 @@ def test_arguments() -> None:
 
 
 def test_every_integer_width() -> None:
-    for bits in range(0, 1200):
+    for bits in range(1200):
         for value in (2**bits, 2**bits - 1, -(2**bits), -(2**bits) - 1):
             assert decode(encode(value)) == value
             if not -(2**31) <= value < 2**31:
