@@ -475,7 +475,7 @@ class Router:
         """All signals of one read. Waiting tasks run inside; what they send leaves at the end of the turn."""
         turn = self.turn
         handlers = self._handlers
-        turn.open = True
+        turn.begin()
         self._reading = peer
         try:
             for message, payload in batch:

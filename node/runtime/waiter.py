@@ -35,6 +35,10 @@ class Turn:
         self._ready: list[Runnable] = []
         self._scheduled = False
 
+    def begin(self) -> None:
+        """At the start of a batch. Usually that is a read callback; what came behind a handshake is in its task."""
+        self.open = asyncio.current_task(self.loop) is None
+
     def wake(self, waiter: Runnable) -> None:
         """Run it now if that is allowed here, else in the loop's next turn."""
         if self.open:
@@ -57,9 +61,9 @@ class Turn:
             waiter.run()
 
     def finish(self) -> None:
-        """At the end of a read callback: one round now, so that a local answer leaves in the same turn."""
-        self.open = False
-        if self._ready:
+        """At the end of a batch: one round now, so that a local answer leaves in the same turn."""
+        was_open, self.open = self.open, False
+        if self._ready and was_open:
             self.run_ready()
             if self._ready and not self._scheduled:
                 self._scheduled = True

@@ -97,7 +97,7 @@ def test_inside_a_turn_the_receiver_runs_before_put_returns() -> None:
         await asyncio.sleep(0)
 
         def callback() -> None:  # as a read callback: no task is running
-            turn.open = True
+            turn.begin()
             for number in range(3):
                 box.put(number)
                 assert got[-1] == number
@@ -108,6 +108,19 @@ def test_inside_a_turn_the_receiver_runs_before_put_returns() -> None:
         await done.wait()
         task.cancel()
         assert got == [0, 1, 2]
+
+    run(test)
+
+
+def test_a_batch_inside_a_task_wakes_nobody_at_once() -> None:
+    async def test(box: Mailbox, turn: Turn) -> None:
+        task = asyncio.create_task(_receive(box))
+        await asyncio.sleep(0)
+        turn.begin()
+        box.put("x")
+        turn.finish()
+        assert not task.done()
+        assert await task == "x"
 
     run(test)
 
