@@ -109,9 +109,14 @@ class Connection:
         if batch:
             self._peer.deliver(batch)
             self._turn.flush()
-        if self._channel.error is not None and not self.closed:
-            log.error("dropping the connection: %s", self._channel.error)
-            self._lose(str(self._channel.error))
+        if self._channel.error is not None:
+            self.fault(self._channel.error)
+
+    def fault(self, error: Exception) -> None:
+        """The peer broke the protocol: drop the connection."""
+        if not self.closed:
+            log.error("dropping the connection: %s", error)
+            self._lose(str(error))
 
     def pause(self) -> None:
         """Stop receiving. Ticks go on both ways; see _tick for what a long pause does."""

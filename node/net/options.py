@@ -27,8 +27,9 @@ class NetOptions:
     net_ticktime: as in OTP; give all nodes of a cluster the same. setup_time: for finding and reaching a node, and
     again for its handshake. max_frame: the largest frame that a peer may send (a message and its control part); the
     buffer for it grows with what arrived only. busy_limit: queued bytes above which a peer counts as busy, until below
-    half of it (OTP's +zdbbl). hard_limit: queued bytes above which a further signal raises PeerBusy; a signal is
-    taken while the queue is at or below it, however large, so the queue holds hard_limit and one message at most.
+    half of it (OTP's +zdbbl). hard_limit: queued bytes above which a further message raises PeerBusy; a message is
+    taken while the queue is at or below it, however large, so the queue holds hard_limit and one message at most
+    (and the signals that are never refused, see Peer.signal).
     max_handshakes: accepted connections not yet authenticated; past it the oldest gives way. close_time: for writing
     out what is queued when the node closes.
     none: the atom that None is sent as.
@@ -64,13 +65,16 @@ class LocalNode:
 
 
 class PeerHandler(Protocol):
-    """Who hears of peers and their signals. All calls come on the loop's thread and must not raise."""
+    """Who hears of peers and their signals. All calls come on the loop's thread and should not raise."""
 
     def peer_up(self, peer: Peer) -> None:
         """A connection is there; the signals of it follow."""
 
     def peer_signals(self, peer: Peer, batch: list[tuple[Any, object]]) -> None:
-        """All whole frames of one read: (control, payload), shape-checked, in order."""
+        """All whole frames of one read: (control, payload), shape-checked, in order.
+
+        May raise RemoteProtocolError: the connection is dropped.
+        """
 
     def peer_down(self, peer: Peer, reason: str, undelivered: int) -> None:
         """The connection is gone, or could not be made. undelivered: frames that were queued and are dropped."""

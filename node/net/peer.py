@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import HandshakeRefused, NoConnection, NodeDown, NodeError, PeerBusy
+from ..errors import HandshakeRefused, NoConnection, NodeDown, NodeError, PeerBusy, RemoteProtocolError
 from ..etf import NO_PAYLOAD, FrameReader, Outbox
 from ..terms import Atom
 from ..wire.channel import Channel
@@ -298,6 +298,9 @@ class Peer:
         """Frames came."""
         try:
             self._signals(self, batch)
+        except RemoteProtocolError as error:  # a fault that only the handler can see
+            if self._connection is not None:
+                self._connection.fault(error)
         except Exception:
             log.exception("the handler failed on signals of %s", self.node)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import threading
 from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
@@ -33,7 +34,7 @@ _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 class PeerTable:
-    """The network side of one node. All methods on the loop's thread.
+    """The network side of one node. All methods but get() on the loop's thread.
 
     local: who we are. handler: who hears of peers and signals. resolve: node name -> address. loop: the running one.
     """
@@ -56,6 +57,7 @@ class PeerTable:
         self.closing = False
         self._active: dict[Atom, Peer] = {}  # pending and up
         self._idle: WeakValueDictionary[Atom, Peer] = WeakValueDictionary()
+        self._lock = threading.Lock()  # of _idle
         self._listeners: list[Listener] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._accepting: dict[asyncio.Task[None], None] = {}  # in the order of their coming
@@ -69,16 +71,17 @@ class PeerTable:
         return listener.port
 
     def get(self, node: Atom) -> Peer:
-        """The one Peer of that node name; idle when it is new.
+        """The one Peer of that node name; idle when it is new. This one may be called from any thread.
 
         Two calls give the same object as long as it is not idle or somebody holds on to it: of short-lived clients
         with a name of their own nothing is left.
         """
         peer = self._active.get(node)
         if peer is None:
-            peer = self._idle.get(node)
-            if peer is None:
-                peer = self._idle[node] = Peer(node, self)
+            with self._lock:
+                peer = self._idle.get(node)
+                if peer is None:
+                    peer = self._idle[node] = Peer(node, self)
         return peer
 
     def peers(self) -> list[Peer]:
@@ -204,8 +207,9 @@ class PeerTable:
 
     def release(self, peer: Peer) -> None:
         """It is idle: whoever wants it keeps it."""
+        with self._lock:
+            self._idle[peer.node] = peer
         self._active.pop(peer.node, None)
-        self._idle[peer.node] = peer
 
     def next_connection_id(self) -> int:
         """1, 2, 3, …: one for each connection this node ever had."""

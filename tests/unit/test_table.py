@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from node.errors import HandshakeRefused, NoConnection, NodeDown, PeerBusy
+from node.errors import HandshakeRefused, NoConnection, NodeDown, PeerBusy, RemoteProtocolError
 from node.etf import NO_PAYLOAD, encode_frame
 from node.net.options import LocalNode, NetOptions
 from node.net.peer import Peer
 from node.net.table import PeerTable
 from node.terms import Atom, Pid
-from node.wire.control import REG_SEND
+from node.wire.control import LINK, REG_SEND
 from node.wire.flags import OUR_FLAGS, Flag, our_flags
 from node.wire.framing import frame
 
@@ -379,6 +379,8 @@ async def test_back_pressure_and_its_limits() -> None:
         with pytest.raises(PeerBusy):
             a.send(b, 1)
         assert peer.queued == queued
+        peer.signal((LINK, Pid(Atom("a@h"), 1, 0, 7), Pid(Atom("b@h"), 1, 0, 7)))  # never refused
+        sent += 1
         drained = asyncio.ensure_future(peer.drain())
         await asyncio.sleep(0.05)
         assert not drained.done()
@@ -467,6 +469,28 @@ async def test_a_handler_that_fails_does_not_stop_the_connection() -> None:
         await b.handler.until(lambda: b.handler.payloads == [1, 2])
 
 
+@run
+async def test_a_fault_that_the_handler_finds_drops_the_connection() -> None:
+    async with nodes("a@h", "b@h") as (a, b):
+
+        def fail(peer: Peer, batch: list[Any]) -> None:
+            raise RemoteProtocolError("in somebody else's name")
+
+        b.handler.on_signals = fail
+        a.send(b, 1)
+        await a.handler.until(lambda: len(a.handler.seen) == 2)
+        assert b.handler.seen == [("up", "a@h"), ("down", "a@h", "in somebody else's name", 0)]
+
+
+@run
+async def test_peers_are_the_same_from_any_thread() -> None:
+    async with nodes("a@h") as (a,):
+        for index in range(20):
+            name = Atom(f"p{index}@h")
+            found = await asyncio.gather(*(asyncio.to_thread(a.table.get, name) for _ in range(4)))
+            assert len({id(peer) for peer in found}) == 1
+
+
 async def raw(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     return await asyncio.open_connection(HOST, port)
 
@@ -504,6 +528,33 @@ async def test_somebody_without_the_cookie_can_not_disturb_a_connection() -> Non
         a.send(b, b"still there")
         await b.handler.until(lambda: b.handler.payloads == [b"still there"])
         assert b.handler.kinds() == ["up"]
+
+
+@run
+async def test_ipv6() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        pytest.skip(f"no IPv6 loopback here: {error}")
+    async with nodes("a@h", "b@h") as (a, b):
+        port = await b.table.listen("::1")
+
+        async def resolve(name: str) -> tuple[str, int]:
+            return "::1", port
+
+        a.table.resolve = resolve
+        await a.peer(b).connect()
+
+
+@run
+async def test_the_first_address_that_answers_is_taken() -> None:
+    async with nodes("a@h", "b@h") as (a, b):
+
+        async def resolve(name: str) -> tuple[str, int]:
+            return "localhost", b.ports["b@h"]  # maybe ::1 too, where nobody listens
+
+        a.table.resolve = resolve
+        await a.peer(b).connect()
 
 
 @run
