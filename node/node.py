@@ -154,10 +154,10 @@ class Node:
         router.peers = self._table = PeerTable(local, router, resolve=self._resolve, options=self._net)
         self._router = router
         router.caller = gen.CallerProcess(router, "caller")
-        router.leader = router.spawn(user, name="user")
         router.spawn_requests = Spawner(router, self.exports)
         self._supervisor = Supervisor(router, self._give_up)
         try:
+            self._supervisor.start(ChildSpec("user", user, (), "permanent", True))
             self._supervisor.start(ChildSpec("net_kernel", NetKernel, (), "permanent", True))
             self._supervisor.start(ChildSpec("rex", Rex(self.exports), (), "permanent", True))
             for spec in self._specs:

@@ -23,16 +23,18 @@ __all__ = ["MAX_RECEIVE", "MIN_RECEIVE", "Connection"]
 
 log = logging.getLogger(__name__)
 
-#: Bytes asked for in one receive: the least, and the most it grows to for a peer that fills them.
+#: Bytes asked for in one receive: the least, and the most it grows to for a peer that fills them with large frames.
 MIN_RECEIVE: Final = 64 << 10
 MAX_RECEIVE: Final = 1 << 20
-#: Receives of one readiness event, so that other connections and timers get their turn.
+#: Receives of one readiness event, and frames of one receive after which no other follows in the same event: other
+#: connections and timers get their turn after some milliseconds. For small frames more would gain nothing.
 READS_PER_EVENT: Final = 4
+MANY_FRAMES: Final = 256
 #: Writes of one flush, for the same reason.
 WRITES_PER_FLUSH: Final = 16
 #: Pieces of one sendmsg; Linux takes 1024 (IOV_MAX).
 PIECES: Final = 64
-#: Receives in a row that used less than an eighth of the buffer before it shrinks.
+#: Receives that used less than an eighth of the buffer, or got many small frames, before it shrinks.
 SMALL_RECEIVES: Final = 64
 
 
@@ -76,8 +78,11 @@ class Connection:
 
     def _receive(self) -> bool:
         """One receive and all that follows from it. True when there is probably more."""
-        buffer = self._channel.get_buffer(self._hint)
+        channel, hint = self._channel, self._hint
+        buffer = channel.get_buffer(hint)
         size = len(buffer)
+        if size > 2 * hint and not channel.reader.pending:  # grown for a large frame that has passed
+            buffer, size = buffer[:hint], hint
         try:
             n = self._recv_into(buffer)
         except (BlockingIOError, InterruptedError):
@@ -90,19 +95,21 @@ class Connection:
         if n == 0:
             self._lose("connection closed")
             return False
-        batch = self._channel.received(n)
-        if batch or self._channel.error is not None:
+        batch = channel.received(n)
+        if batch or channel.error is not None:
             self._deliver(batch)
         if n == size:
             self._small = 0
-            if self._hint < MAX_RECEIVE:
-                self._hint *= 4
+            if len(batch) >= MANY_FRAMES:
+                return False
+            if hint < MAX_RECEIVE:
+                self._hint = hint * 4
             return True
-        if n < size >> 3 and self._hint > MIN_RECEIVE:
+        if hint > MIN_RECEIVE and (n < size >> 3 or len(batch) >= MANY_FRAMES):
             self._small += 1
             if self._small >= SMALL_RECEIVES:
                 self._small = 0
-                self._hint = max(self._hint >> 2, MIN_RECEIVE)
+                self._hint = hint >> 2
         return False
 
     def _deliver(self, batch: list[tuple[object, object]]) -> None:

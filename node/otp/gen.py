@@ -65,6 +65,9 @@ class CallerProcess(Process):
                 return
         self.router.dropped += 1
 
+    def on_exit_signal(self, sender: Pid, reason: Any, *, linked: bool) -> None:
+        """Its pid is in every request, so anybody may link to it or try to end it: calls of others go on."""
+
 
 class Call:
     """One call under way. Its reference is the monitor's and the tag's."""

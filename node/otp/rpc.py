@@ -198,7 +198,7 @@ async def rpc(
     deadline = None
     try:
         mfa = (_ERPC, _EXECUTE_CALL, 4)
-        leader = router.leader.pid
+        leader = router.leader
         request = (c.SPAWN_REQUEST, call.ref, caller.pid, leader, mfa, [_MONITOR])
         peer.signal(request, [call.result, module, function, args])
         if lone:
@@ -217,7 +217,7 @@ async def rpc(
 async def _rpc_by_rex(
     router: Router, node: Atom, module: Atom, function: Atom, args: list[Any], timeout: float | None
 ) -> Any:
-    request = (_CALL, module, function, args, router.leader.pid)
+    request = (_CALL, module, function, args, router.leader)
     value = await gen.call(router, router.caller, (_REX, node), request, timeout)
     match value:
         case (Atom("badrpc"), (Atom("EXIT"), (reason, list() as stack))):

@@ -236,6 +236,7 @@ class Process:
         self.exit_reason = reason
         self.router.ended(self, reason)
         self.mailbox.clear()
+        self.mailbox.fail(ProcessExit(reason))
         task, self.task = self.task, None
         if task is not None:
             if not is_quiet(reason):

@@ -38,7 +38,7 @@ log = logging.getLogger("strawbridge.router")
 MAILBOX_LIMIT = 100_000
 
 _EMPTY = Atom("")
-_ALIAS = Atom("alias")
+_USER = Atom("user")
 #: Types whose values are the same on both sides of the codec: a local send may pass them as they are.
 _PLAIN = frozenset({int, float, bytes, bool, Atom, Pid, Reference})
 
@@ -138,8 +138,6 @@ class Router:
         self.spawn_requests: SpawnRequests
         #: stands for every coroutine that is no process of its own
         self.caller: Process
-        #: the group leader of what we call elsewhere
-        self.leader: Process
         self.thread = threading.get_ident()
         #: what other threads send, until the loop takes it, and how many bytes of it go to peers
         self._from_threads: deque[tuple[Any, Any, int]] = deque()
@@ -147,6 +145,8 @@ class Router:
         self._thread_lock = threading.Lock()
         self.node_watchers: list[Callable[[bool, Atom, str], None]] = []
         self.mailbox_limit = MAILBOX_LIMIT
+        self._broken_links: deque[tuple[Pid, Pid, Any]] = deque()
+        self._breaking = False
         self._across: dict[Atom, _Across] = {}
         self._reading: Peer | None = None  # whose batch is being delivered
         self._shut: dict[Mailbox, set[Peer]] = {}
@@ -244,7 +244,7 @@ class Router:
             reason = self.local_copy(encodable(reason))
         for other in links:
             if other.node is self.name:
-                self._link_broken(pid, other, reason)
+                self._broken_links.append((pid, other, reason))
             else:
                 across = self._across.get(other.node)
                 if across is not None and across.links.pop((other, pid), None) is not None:
@@ -254,6 +254,17 @@ class Router:
             self._report_down(ref, watcher, known_as, reason)
         for ref in list(process.monitors):
             self.demonitor(process, ref)
+        self._break_links()
+
+    def _break_links(self) -> None:
+        """Local exit signals, one after the other: a chain of links must not become a chain of calls."""
+        if not self._breaking:
+            self._breaking = True
+            try:
+                while self._broken_links:
+                    self._link_broken(*self._broken_links.popleft())
+            finally:
+                self._breaking = False
 
     def _link_broken(self, sender: Pid, to: Pid, reason: Any) -> None:
         other = self.find(to)
@@ -278,6 +289,12 @@ class Router:
         target = process.monitors.pop(ref, None)
         if target is not None:
             process.on_down(ref, target, reason)
+
+    @property
+    def leader(self) -> Pid:
+        """The group leader of what we call elsewhere: the process `user`, or whoever is left."""
+        user = self.registry.get(_USER)
+        return (user or self.caller).pid
 
     # Sending.
 

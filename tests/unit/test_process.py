@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -464,6 +465,42 @@ def test_from_other_threads() -> None:
         assert results == [5, 101, 5]
         with pytest.raises(Exception, match="would block the event loop"):
             node.blocking.call("calc", 1)
+
+    run(test)
+
+
+def test_a_long_chain_of_links_ends_as_one() -> None:
+    async def test(node: Node) -> None:
+        chain = [node.spawn(echo) for _ in range(5000)]
+        for left, right in itertools.pairwise(chain):
+            left.link(right.pid)
+        last = node.monitor(chain[-1].pid)
+        chain[0].on_exit_signal(chain[0].pid, Atom("boom"), linked=False)
+        assert await last is Atom("boom")
+        assert not any(process.alive for process in chain)
+
+    run(test)
+
+
+def test_nobody_can_end_the_process_that_calls_for_others() -> None:
+    async def test(node: Node) -> None:
+        node.register("calc", Calc)
+        async with node.process() as me:
+            me.send_exit(node.router.caller.pid, "kill")
+            me.link(node.router.caller.pid)
+        assert await node.call("calc", (Atom("add"), 1, 2)) == 3
+
+    run(test)
+
+
+def test_a_waiting_coroutine_sees_the_end_of_its_process() -> None:
+    async def test(node: Node) -> None:
+        async with node.process() as me:
+            asyncio.get_running_loop().call_soon(me.kill)
+            with pytest.raises(ProcessExit):
+                await me.receive()
+            with pytest.raises(ProcessExit):
+                await me.receive()
 
     run(test)
 
