@@ -207,6 +207,19 @@ Atom *atom_from_str(State *state, PyObject *name)
     return plain == NULL ? NULL : atom_make(state, plain, hash);
 }
 
+PyObject *key_bytes(State *state, const uint8_t *text, size_t length)
+{
+    PyObject **slot = &state->keys[text_hash(state->atoms->seed, text, length) & (RECENT_KEYS - 1)], *old = *slot;
+    if (old != NULL && (size_t)PyBytes_GET_SIZE(old) == length && memcmp(PyBytes_AS_STRING(old), text, length) == 0)
+        return Py_NewRef(old);
+    PyObject *bytes = PyBytes_FromStringAndSize((const char *)text, (Py_ssize_t)length);
+    if (bytes != NULL) {
+        *slot = Py_NewRef(bytes);
+        Py_XDECREF(old);
+    }
+    return bytes;
+}
+
 Py_ssize_t atom_count(State *state)
 {
     return (Py_ssize_t)state->atoms->count;
@@ -216,6 +229,8 @@ void atoms_forget(State *state)
 {
     for (size_t i = 0; i < RECENT_ATOMS; i++)
         Py_CLEAR(state->recent[i]);
+    for (size_t i = 0; i < RECENT_KEYS; i++)
+        Py_CLEAR(state->keys[i]);
 }
 
 static void atom_dealloc(Atom *self)

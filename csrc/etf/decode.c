@@ -5,6 +5,7 @@
  * element that the containers around it still wait for, can hold its elements.
  */
 #include "decode.h"
+#include "long.h"
 
 typedef enum { F_ROOT, F_TUPLE, F_LIST, F_APPEND, F_TAIL, F_DICT, F_PAIRS, F_FUN, F_RECORD } FrameKind;
 
@@ -197,8 +198,17 @@ PyObject *decode_term(Decoder *d, const uint8_t **at)
         case TAG_INTEGER:
             if (end - p < 5)
                 goto truncated;
-            if ((v = PyLong_FromLong((int32_t)get32(p + 1))) == NULL)
-                goto raised;
+            {
+                int32_t number = (int32_t)get32(p + 1);
+#ifdef ETF_KNOWN_LONG
+                if (number > 255)
+                    v = long_from_u64((uint64_t)number, 0);
+                else
+#endif
+                    v = PyLong_FromLong(number);
+                if (v == NULL)
+                    goto raised;
+            }
             p += 5;
             break;
         case TAG_SMALL_BIG:
@@ -207,7 +217,21 @@ PyObject *decode_term(Decoder *d, const uint8_t **at)
                 goto leaf_failed;
             p = q;
             break;
-        case TAG_NEW_FLOAT:
+        case TAG_NEW_FLOAT: {
+            double number;
+            if (end - p < 9)
+                goto truncated;
+            uint64_t bits = get64(p + 1);
+            if ((bits & 0x7FF0000000000000u) == 0x7FF0000000000000u) {
+                fail(d, p, "a float that is not finite");
+                goto failed;
+            }
+            memcpy(&number, &bits, 8);
+            if ((v = PyFloat_FromDouble(number)) == NULL)
+                goto raised;
+            p += 9;
+            break;
+        }
         case TAG_FLOAT:
             if ((q = read_float(d, p, &v)) == NULL)
                 goto leaf_failed;
@@ -227,6 +251,14 @@ PyObject *decode_term(Decoder *d, const uint8_t **at)
             }
             break;
         case TAG_BINARY:
+            if (f.kind == F_DICT && f.key == NULL && end - p >= 5 && p[4] <= KEY_BYTES && get32(p + 1) <= KEY_BYTES &&
+                end - p - 5 >= p[4]) {
+                if ((v = key_bytes(state, p + 5, p[4])) == NULL)
+                    goto raised;
+                p += 5 + p[4];
+                break;
+            }
+            /* fall through */
         case TAG_BIT_BINARY:
             if ((q = read_binary(d, p, &v)) == NULL)
                 goto leaf_failed;

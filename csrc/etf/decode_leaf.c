@@ -1,5 +1,6 @@
 /* Terms without terms inside, and the heads of funs and records. Every read is checked against the end. */
 #include "decode.h"
+#include "long.h"
 
 static const uint8_t *refuse(Decoder *d, const uint8_t *at, const char *error)
 {
@@ -162,17 +163,25 @@ static PyObject *big_to_int(const uint8_t *digits, size_t count, int negative)
         uint64_t magnitude = 0;
         for (size_t i = 0; i < count; i++)
             magnitude |= (uint64_t)digits[i] << 8 * i;
+#ifdef ETF_KNOWN_LONG
+        if (magnitude > 255)
+            return long_from_u64(magnitude, negative);
+#endif
         if (!negative)
             return PyLong_FromUnsignedLongLong(magnitude);
         if (magnitude <= (uint64_t)INT64_MAX)
             return PyLong_FromLongLong(-(int64_t)magnitude);
     }
+#ifdef ETF_KNOWN_LONG
+    return long_from_bytes(digits, count, negative);
+#else
     PyObject *positive = _PyLong_FromByteArray(digits, count, 1, 0);
     if (!negative || positive == NULL)
         return positive;
     PyObject *value = PyNumber_Negative(positive);
     Py_DECREF(positive);
     return value;
+#endif
 }
 
 const uint8_t *read_int(Decoder *d, const uint8_t *p, PyObject **value)

@@ -1,5 +1,6 @@
 /* Terms without terms inside, from Python values. */
 #include "encode.h"
+#include "long.h"
 
 int put_atom(Encoder *e, const Atom *atom)
 {
@@ -45,6 +46,16 @@ int put_big(Encoder *e, PyObject *value)
 {
     Writer *w = e->w;
     int overflow;
+#ifdef ETF_KNOWN_LONG
+    const digit *digits = long_digits(value);
+    overflow = long_is_negative(value) ? -1 : 1;
+    if (long_digit_count(value) == 2) {
+        if (writer_need(w, 16) < 0)
+            return -1;
+        w->p = put_i64(w->p, overflow * (int64_t)(digits[0] | (uint64_t)digits[1] << 30));
+        return 0;
+    }
+#else
     long long small = PyLong_AsLongLongAndOverflow(value, &overflow);
     if (overflow == 0) {
         if (small == -1 && PyErr_Occurred())
@@ -54,14 +65,20 @@ int put_big(Encoder *e, PyObject *value)
         w->p = put_i64(w->p, small);
         return 0;
     }
+#endif
+#ifdef ETF_KNOWN_LONG
+    size_t bits = long_bits(value);
+#else
     PyObject *magnitude = overflow < 0 ? PyLong_Type.tp_as_number->nb_absolute(value) : Py_NewRef(value);
     if (magnitude == NULL)
         return -1;
+    size_t bits = _PyLong_NumBits(magnitude);
+#endif
+    size_t count = bits / 8 + (bits % 8 != 0);
     int result = -1;
-    size_t bits = _PyLong_NumBits(magnitude), count = bits / 8 + (bits % 8 != 0);
     if (count > MAX_ENCODED_BIG) {
         refuse(e, "an integer of more than %d bytes", MAX_ENCODED_BIG);
-    } else if (writer_need(w, count + 6) == 0) {
+    } else if (writer_need(w, count + 16) == 0) {
         uint8_t *p = w->p;
         p[0] = count < 256 ? TAG_SMALL_BIG : TAG_LARGE_BIG;
         if (count < 256)
@@ -70,14 +87,19 @@ int put_big(Encoder *e, PyObject *value)
             put32(p + 1, (uint32_t)count);
         p += count < 256 ? 2 : 5;
         *p++ = overflow < 0;
-#if PY_VERSION_HEX >= 0x030D0000
+#ifdef ETF_KNOWN_LONG
+        long_to_bytes(value, p);
+        result = 0;
+#elif PY_VERSION_HEX >= 0x030D0000
         result = _PyLong_AsByteArray((PyLongObject *)magnitude, p, count, 1, 0, 1);
 #else
         result = _PyLong_AsByteArray((PyLongObject *)magnitude, p, count, 1, 0);
 #endif
         w->p = p + count;
     }
+#ifndef ETF_KNOWN_LONG
     Py_DECREF(magnitude);
+#endif
     return result;
 }
 

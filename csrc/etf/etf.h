@@ -67,6 +67,8 @@ enum {
 #define BIG_BINARY (64 << 10)         /* binaries from here on are passed on, not copied */
 #define RECENT_ATOMS 2048             /* atoms kept alive although nobody holds them; a power of two */
 #define RECENT_BYTES 64               /* longer atoms are not kept */
+#define RECENT_KEYS 1024              /* short binaries that were keys of maps, kept with their hash; a power of two */
+#define KEY_BYTES 32                  /* longer ones are not kept; below 256 */
 #define WIRE_TEXT 30                  /* atoms up to here are held as they look on the wire */
 
 typedef struct Atom Atom;
@@ -131,6 +133,7 @@ typedef struct {
     PyTypeObject *block_type, *piece_type, *reader_type, *outbox_type;
     AtomTable *atoms;
     Atom *recent[RECENT_ATOMS];
+    PyObject *keys[RECENT_KEYS];
     PyObject *small[256];
     Atom *undefined, *truth, *falsehood;
     RecordClass records[R_COUNT];
@@ -196,6 +199,7 @@ AtomTable *atom_table_new(void);
 void atom_table_close(AtomTable *table); /* the module lets go; the table goes with its last atom */
 Atom *atom_from_utf8(State *state, const uint8_t *text, size_t length); /* new reference; ValueError when not an atom */
 Atom *atom_from_str(State *state, PyObject *name);                      /* new reference */
+PyObject *key_bytes(State *state, const uint8_t *text, size_t length);   /* bytes, perhaps shared with earlier ones */
 Py_ssize_t atom_count(State *state);
 void atoms_forget(State *state); /* drop the recently used ones */
 extern PyType_Spec atom_spec;

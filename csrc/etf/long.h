@@ -1,0 +1,140 @@
+/* Python's big integers by their digits, where we know the layout; the public calls elsewhere.
+ *
+ * CPython 3.11 to 3.13 with 30-bit digits: read and written here, because _PyLong_FromByteArray goes byte by byte. Any
+ * other build takes the fallback. Tests compare both for every width.
+ */
+#ifndef STRAWBRIDGE_ETF_LONG_H
+#define STRAWBRIDGE_ETF_LONG_H
+
+#include "etf.h"
+
+#if PY_VERSION_HEX < 0x030E0000 && PYLONG_BITS_IN_DIGIT == 30 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && \
+    !defined(ETF_PUBLIC_LONG)
+#define ETF_KNOWN_LONG 1
+#define DIGIT_MASK ((1u << 30) - 1)
+
+#if PY_VERSION_HEX >= 0x030C0000
+static inline digit *long_digits(PyObject *v)
+{
+    return ((PyLongObject *)v)->long_value.ob_digit;
+}
+static inline void long_set_negative(PyObject *v, size_t count)
+{
+    ((PyLongObject *)v)->long_value.lv_tag = (uintptr_t)count << 3 | 2;
+}
+static inline size_t long_digit_count(PyObject *v)
+{
+    return ((PyLongObject *)v)->long_value.lv_tag >> 3;
+}
+static inline int long_is_negative(PyObject *v)
+{
+    return (((PyLongObject *)v)->long_value.lv_tag & 3) == 2;
+}
+#else
+static inline digit *long_digits(PyObject *v)
+{
+    return ((PyLongObject *)v)->ob_digit;
+}
+static inline void long_set_negative(PyObject *v, size_t count)
+{
+    Py_SET_SIZE(v, -(Py_ssize_t)count);
+}
+static inline size_t long_digit_count(PyObject *v)
+{
+    return (size_t)Py_ABS(Py_SIZE(v));
+}
+static inline int long_is_negative(PyObject *v)
+{
+    return Py_SIZE(v) < 0;
+}
+#endif
+
+/* An int of at most 64 bits of magnitude, above 255. */
+static inline PyObject *long_from_u64(uint64_t magnitude, int negative)
+{
+    size_t count = magnitude >> 30 == 0 ? 1 : magnitude >> 60 == 0 ? 2 : 3;
+    PyObject *v = (PyObject *)_PyLong_New((Py_ssize_t)count);
+    if (v == NULL)
+        return NULL;
+    digit *digits = long_digits(v);
+    digits[0] = (digit)(magnitude & DIGIT_MASK);
+    if (count > 1) {
+        digits[1] = (digit)(magnitude >> 30 & DIGIT_MASK);
+        if (count > 2)
+            digits[2] = (digit)(magnitude >> 60);
+    }
+    if (negative)
+        long_set_negative(v, count);
+    return v;
+}
+
+/* count bytes of magnitude, little end first, more than 8, the last not zero. */
+static inline PyObject *long_from_bytes(const uint8_t *bytes, size_t count, int negative)
+{
+    size_t bits = count * 8 - (size_t)(__builtin_clz(bytes[count - 1]) - 24), n = (bits + 29) / 30;
+    PyObject *v = (PyObject *)_PyLong_New((Py_ssize_t)n);
+    if (v == NULL)
+        return NULL;
+    digit *digits = long_digits(v);
+    size_t i = 0, at = 0;
+    /* fifteen bytes are four digits; sixteen are read */
+    for (; at + 16 <= count && i + 4 <= n; at += 15, i += 4) {
+        uint64_t low, high;
+        memcpy(&low, bytes + at, 8);
+        memcpy(&high, bytes + at + 7, 8); /* bits 56 to 119 */
+        digits[i] = (digit)(low & DIGIT_MASK);
+        digits[i + 1] = (digit)(low >> 30 & DIGIT_MASK);
+        digits[i + 2] = (digit)(high >> 4 & DIGIT_MASK);
+        digits[i + 3] = (digit)(high >> 34 & DIGIT_MASK);
+    }
+    uint64_t held = 0;
+    unsigned have = 0;
+    for (; i < n; i++) {
+        while (have < 30 && at < count) {
+            held |= (uint64_t)bytes[at++] << have;
+            have += 8;
+        }
+        digits[i] = (digit)(held & DIGIT_MASK);
+        held >>= 30;
+        have = have < 30 ? 0 : have - 30;
+    }
+    if (negative)
+        long_set_negative(v, n);
+    return v;
+}
+
+/* Bits of the magnitude; not for zero. */
+static inline size_t long_bits(PyObject *v)
+{
+    size_t n = long_digit_count(v);
+    return n * 30 - (size_t)(__builtin_clz(long_digits(v)[n - 1]) - 2);
+}
+
+/* The magnitude's bytes, little end first, into p, where there is room for 8 more than needed. */
+static inline void long_to_bytes(PyObject *v, uint8_t *p)
+{
+    size_t n = long_digit_count(v), i = 0;
+    const digit *digits = long_digits(v);
+    for (; i + 4 <= n; i += 4, p += 15) {
+        uint64_t low = digits[i] | (uint64_t)digits[i + 1] << 30 | (uint64_t)digits[i + 2] << 60;
+        uint64_t high = digits[i + 2] >> 4 | (uint64_t)digits[i + 3] << 26;
+        memcpy(p, &low, 8);
+        memcpy(p + 8, &high, 7);
+    }
+    uint64_t held = 0;
+    unsigned have = 0;
+    for (; i < n; i++) {
+        held |= (uint64_t)digits[i] << have;
+        have += 30;
+        while (have >= 8) {
+            *p++ = (uint8_t)held;
+            held >>= 8;
+            have -= 8;
+        }
+    }
+    if (have > 0)
+        *p = (uint8_t)held;
+}
+#endif
+
+#endif
