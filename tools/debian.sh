@@ -19,7 +19,6 @@ has_header() {
 missing_for_build() {
     command -v cc >/dev/null || echo gcc
     has_header "" stdlib.h || echo libc6-dev
-    has_header "" zlib.h || echo zlib1g-dev
     "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
     include=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("include"))')
     [ -e "$include/Python.h" ] || echo python3-dev
