@@ -1,4 +1,4 @@
-"""docs/connections.md shows the handshake's table as it is. Run this file to write it anew."""
+"""docs/connections.md shows the handshake's table as it is. With PYTHONPATH=. this file writes it anew."""
 
 from __future__ import annotations
 
