@@ -201,8 +201,8 @@ PyObject *decode_term(Decoder *d, const uint8_t **at)
             {
                 int32_t number = (int32_t)get32(p + 1);
 #ifdef ETF_KNOWN_LONG
-                if (number > 255)
-                    v = long_from_u64((uint64_t)number, 0);
+                if (number > 256 || number < -5)
+                    v = long_from_u60(number < 0 ? 0 - (uint64_t)number : (uint64_t)number, number < 0);
                 else
 #endif
                     v = PyLong_FromLong(number);

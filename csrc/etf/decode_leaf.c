@@ -164,7 +164,7 @@ static PyObject *big_to_int(const uint8_t *digits, size_t count, int negative)
         for (size_t i = 0; i < count; i++)
             magnitude |= (uint64_t)digits[i] << 8 * i;
 #ifdef ETF_KNOWN_LONG
-        if (magnitude > 255)
+        if (magnitude > 256)
             return long_from_u64(magnitude, negative);
 #endif
         if (!negative)

@@ -18,9 +18,9 @@ static inline digit *long_digits(PyObject *v)
 {
     return ((PyLongObject *)v)->long_value.ob_digit;
 }
-static inline void long_set_negative(PyObject *v, size_t count)
+static inline void long_set_size(PyObject *v, size_t count, int negative)
 {
-    ((PyLongObject *)v)->long_value.lv_tag = (uintptr_t)count << 3 | 2;
+    ((PyLongObject *)v)->long_value.lv_tag = (uintptr_t)count << 3 | (negative ? 2 : 0);
 }
 static inline size_t long_digit_count(PyObject *v)
 {
@@ -35,9 +35,9 @@ static inline digit *long_digits(PyObject *v)
 {
     return ((PyLongObject *)v)->ob_digit;
 }
-static inline void long_set_negative(PyObject *v, size_t count)
+static inline void long_set_size(PyObject *v, size_t count, int negative)
 {
-    Py_SET_SIZE(v, -(Py_ssize_t)count);
+    Py_SET_SIZE(v, negative ? -(Py_ssize_t)count : (Py_ssize_t)count);
 }
 static inline size_t long_digit_count(PyObject *v)
 {
@@ -49,22 +49,33 @@ static inline int long_is_negative(PyObject *v)
 }
 #endif
 
-/* An int of at most 64 bits of magnitude, above 255. */
-static inline PyObject *long_from_u64(uint64_t magnitude, int negative)
+/* An int of magnitude below 2^60 that is none of Python's shared small ones. Room for two digits always, so that the
+ * size needs no branch that the processor guesses wrong half the time. */
+static inline PyObject *long_from_u60(uint64_t magnitude, int negative)
 {
-    size_t count = magnitude >> 30 == 0 ? 1 : magnitude >> 60 == 0 ? 2 : 3;
-    PyObject *v = (PyObject *)_PyLong_New((Py_ssize_t)count);
+    PyObject *v = (PyObject *)_PyLong_New(2);
     if (v == NULL)
         return NULL;
     digit *digits = long_digits(v);
     digits[0] = (digit)(magnitude & DIGIT_MASK);
-    if (count > 1) {
-        digits[1] = (digit)(magnitude >> 30 & DIGIT_MASK);
-        if (count > 2)
-            digits[2] = (digit)(magnitude >> 60);
-    }
-    if (negative)
-        long_set_negative(v, count);
+    digits[1] = (digit)(magnitude >> 30);
+    long_set_size(v, 1 + (magnitude >> 30 != 0), negative);
+    return v;
+}
+
+/* The same for all of 64 bits. */
+static inline PyObject *long_from_u64(uint64_t magnitude, int negative)
+{
+    if (magnitude >> 60 == 0)
+        return long_from_u60(magnitude, negative);
+    PyObject *v = (PyObject *)_PyLong_New(3);
+    if (v == NULL)
+        return NULL;
+    digit *digits = long_digits(v);
+    digits[0] = (digit)(magnitude & DIGIT_MASK);
+    digits[1] = (digit)(magnitude >> 30 & DIGIT_MASK);
+    digits[2] = (digit)(magnitude >> 60);
+    long_set_size(v, 3, negative);
     return v;
 }
 
@@ -98,8 +109,7 @@ static inline PyObject *long_from_bytes(const uint8_t *bytes, size_t count, int 
         held >>= 30;
         have = have < 30 ? 0 : have - 30;
     }
-    if (negative)
-        long_set_negative(v, n);
+    long_set_size(v, n, negative);
     return v;
 }
 
