@@ -7,9 +7,12 @@ import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
+import node.wire.epmd as wire
+import node.wire.epmd_server as wire_server
 from node.errors import EpmdError, LocalProtocolError
 from node.net import epmd as net
 from node.net import epmd_client, epmd_server
@@ -464,3 +467,11 @@ def test_the_place_of_another_epmd_is_not_taken(free_port: int, monkeypatch: pyt
 )
 def test_which_hosts_are_loopback(host: str, expected: tuple[str, ...] | None) -> None:
     assert asyncio.run(net.loopback_addresses(host)) == expected
+
+
+def test_the_limits_in_the_docs() -> None:
+    text = " ".join((Path(__file__).parents[2] / "docs" / "epmd.md").read_text().split())
+    limits = (epmd_server.MAX_CONNECTIONS, wire_server.MAX_NAMES, wire.MAX_NAME, wire_server.IDLE_TIMEOUT)
+    assert "Limits: {:,} connections, {:,} names, {} characters in a name".format(*limits) in text
+    assert f"{limits[3]:g} s for a request to come" in text
+    assert "{} to {} s; all register again".format(*net.TAKE_OVER_DELAY) in text
