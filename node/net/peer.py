@@ -191,10 +191,11 @@ class Peer:
             address = await table.resolve(name)
             if address is None:
                 raise NoConnection(name, "its address is not known")
-            await self._stand_back()
             transport: Transport = await connect(*address, table.loop)
         handshake = None
         try:
+            await self._stand_back()
+            # From here to the name on the wire nothing is awaited: a peer whose name comes in between would get "ok".
             handshake = Handshake(
                 table.local.name,
                 peer_name=name,
@@ -220,11 +221,12 @@ class Peer:
         table.installed(self, transport, done, handshake.take_leftover())
 
     async def _stand_back(self) -> None:
-        # Once the peer's own attempt has our "ok", a second connection of ours would make it one too many.
-        for _ in range(int(STAND_BACK / 0.02)):
+        # Once the peer's own attempt has our "ok", our name must not reach it: a BEAM with a smaller name would drop
+        # that attempt for ours, though it is all but up on this side.
+        for _ in range(int(STAND_BACK / 0.005)):
             if not self._table.incoming(str(self.node)):
                 return
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.005)
 
     def _decide(self, handshake: Handshake, event: Event) -> None:
         if isinstance(event, AliveAsked):

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,6 +23,7 @@ from node.terms import Atom, Pid
 from node.wire.control import LINK, REG_SEND
 from node.wire.flags import OUR_FLAGS, Flag, our_flags
 from node.wire.framing import frame
+from node.wire.handshake import digest
 
 HOST = "127.0.0.1"
 
@@ -181,6 +183,38 @@ async def test_simultaneous_connects_leave_one_connection() -> None:
             await a.handler.until(lambda: len(a.handler.payloads) == 3)
             await b.handler.until(lambda: len(b.handler.payloads) == 3)
             assert a.handler.seen == [("up", "b@h")] and b.handler.seen == [("up", "a@h")]
+
+
+@run
+async def test_our_name_is_not_sent_while_the_peers_attempt_has_our_ok() -> None:
+    """A peer with a smaller name would take ours as the better attempt and drop its own, which we let in."""
+    async with nodes("z@h") as (z,):
+        near = await raw(z.ports["z@h"])
+        near[1].write(frame(b"N" + OUR_FLAGS.to_bytes(8, "big") + (7).to_bytes(4, "big") + b"\0\3a@h"))
+        assert await near[0].readexactly(5) == frame(b"sok")
+        names: list[bytes] = []
+
+        async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            names.append(await reader.read(100))
+            writer.close()
+
+        server = await asyncio.start_server(listen, HOST, 0)
+        z.ports["a@h"] = server.sockets[0].getsockname()[1]
+        z.send("a@h", b"queued")
+        body = (await near[0].readexactly(2 + 22))[2:]
+        await asyncio.sleep(0.1)
+        assert names == []
+        challenge = int.from_bytes(body[9:13], "big")
+        near[1].write(frame(b"r" + bytes(4) + digest(challenge, "k")))
+        await z.handler.until(lambda: z.handler.seen)
+        assert z.handler.seen == [("up", "a@h")]
+        assert await near[0].readexactly(2 + 17) == frame(b"a" + digest(0, "k"))
+        (size,) = struct.unpack(">I", await near[0].readexactly(4))
+        assert b"queued" in await near[0].readexactly(size)
+        near[1].close()
+        server.close()
+        await server.wait_closed()
+        assert names in ([], [b""])
 
 
 @run
