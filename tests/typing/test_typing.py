@@ -1,4 +1,4 @@
-"""The listing that users write against passes mypy --strict and pyright, and what is wrong in it does not."""
+"""The tree and the listing that users write against pass mypy --strict and pyright, and what is wrong does not."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ MISTAKES = [
 ]
 
 
-def mypy(path: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(folder / "cache"), str(path)]
+def mypy(folder: Path, *paths: Path) -> subprocess.CompletedProcess[str]:
+    """What mypy says of these, or of all that pyproject.toml names."""
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(folder / "cache"), *map(str, paths)]
     return subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
-def pyright(path: Path) -> subprocess.CompletedProcess[str]:
+def pyright(*paths: Path) -> subprocess.CompletedProcess[str]:
+    """What pyright says of these, or of all that pyproject.toml names."""
     program = Path(sys.executable).with_name("basedpyright")
     found = str(program) if program.exists() else shutil.which("basedpyright")
     assert found, "basedpyright is missing: pip install basedpyright (extra 'test')"
     command = [found, "--pythonpath", sys.executable, "--project", str(ROOT / "pyproject.toml"), "--level", "error"]
     return subprocess.run(
-        [*command, str(path)], cwd=ROOT, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        [*command, *map(str, paths)], cwd=ROOT, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
 
 
@@ -42,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_listing_passes_mypy(folder: Path) -> None:
-    done = mypy(LISTING, folder)
+    done = mypy(folder, LISTING)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -57,7 +59,17 @@ def test_mistakes_are_found(folder: Path) -> None:
     first = text.count("\n") + 1
     program = folder / "mistakes.py"
     program.write_text(text + "".join(f"{line}\n" for line in MISTAKES))
-    for done in (mypy(program, folder), pyright(program)):
+    for done in (mypy(folder, program), pyright(program)):
         assert done.returncode == 1, done.stdout + done.stderr
         for number, line in enumerate(MISTAKES, first):
             assert f"mistakes.py:{number}:" in done.stdout, line
+
+
+def test_the_tree_passes_mypy(folder: Path) -> None:
+    done = mypy(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_tree_passes_pyright() -> None:
+    done = pyright()
+    assert done.returncode == 0, done.stdout + done.stderr
