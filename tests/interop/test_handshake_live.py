@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable
@@ -57,6 +58,9 @@ class Beam:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
 
     async def line(self) -> str:
         assert self._process.stdout is not None
@@ -343,6 +347,25 @@ def test_ticks_keep_the_connection(otp: str) -> None:
             table.get(Atom(BEAM)).resume_reading("half of the time")
             await asyncio.sleep(5.5)
             assert handler.seen == [("up", BEAM)]
+            assert await them.ask("nodes(hidden)") == f"['{US}']"
+
+    asyncio.run(body())
+
+
+@otps
+def test_a_beam_that_hangs_is_down_and_comes_back(otp: str) -> None:
+    async def body() -> None:
+        port = free_port()
+        async with beam(otp, port) as them, us(port, net_ticktime=1.0, setup_time=30.0) as (table, handler):
+            peer = table.get(Atom(BEAM))
+            await peer.connect()
+            them.signal(signal.SIGSTOP)
+            await handler.until(lambda: len(handler.seen) == 2)
+            assert handler.seen[1][:3] == ("down", BEAM, "net_tick_timeout")
+            again = asyncio.ensure_future(peer.connect())
+            await asyncio.sleep(0.1)
+            them.signal(signal.SIGCONT)
+            await again  # the BEAM may still have the old connection: it asks us, we say that it is gone
             assert await them.ask("nodes(hidden)") == f"['{US}']"
 
     asyncio.run(body())
