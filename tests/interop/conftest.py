@@ -8,6 +8,7 @@ erl/ref_node.erl in place of the Python node: what they expect is then shown to 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -31,6 +32,24 @@ ORACLE = os.environ.get("INTEROP_ORACLE")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes more than a few seconds by its nature")
+
+
+#: Seconds after which a test is taken to hang. None should need a tenth of it.
+TEST_LIMIT = 25
+
+
+@pytest.fixture(autouse=True)
+def _limit() -> Iterator[None]:
+    """A test that hangs fails by itself, with the stack of where it waits."""
+
+    def give_up(number: int, frame: Any) -> None:
+        raise TimeoutError(f"the test hangs: more than {TEST_LIMIT} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, TEST_LIMIT, 5)  # again and again: what cleans up may hang too
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")

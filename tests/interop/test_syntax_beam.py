@@ -124,7 +124,7 @@ def compare(beam: Beam, ours: dict[str, Any]) -> None:
 
 
 # Where we differ from one OTP or the other: control characters (28), sigils (27 on), words reserved since 27, strings
-# without a space between them (25), based floats (28), characters cut in binaries, a dot at the end (may be left out here).
+# without a space between them (25), based floats (28), characters cut in binaries, a dot at the end.
 EXTRAS = r"""\\\^[^@-Za-z]|~|maybe|else|""|#\.|[€日😀].*>>|\.\s*$|\.\s*%|[$\\^]\s*$"""
 
 HARD = [
