@@ -5,6 +5,7 @@ A connection needs two names of the same kind, long (a host with a dot, or an IP
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import secrets
@@ -13,7 +14,7 @@ from pathlib import PurePath
 
 from .failure import CANNOT_CONNECT, USAGE, Failure
 
-__all__ = ["checked", "client_name", "default_name", "is_long", "long_name", "short_name"]
+__all__ = ["checked", "client_name", "default_name", "is_long", "long_name", "short_name", "unreachable"]
 
 _NAME = re.compile(r"[^@\s'\"/\\]+")
 
@@ -67,6 +68,33 @@ def client_name(target: str) -> str:
     if address == _address(host):  # the target is on this machine
         return f"{mine}@{host}"
     return f"{mine}@{address if is_long(host) else _short_host()}"
+
+
+def unreachable(name: str, listen: str) -> str | None:
+    """What to warn of when others will look for the node at its host, and it listens on loopback alone."""
+    host = name.partition("@")[2]
+    if is_loopback(listen) and not is_loopback(host):
+        return (
+            f"it listens on {listen}, so only this machine reaches it, and as {host} nobody may: "
+            f"give --listen {host if _is_address(host) else '0.0.0.0'}, or a name @127.0.0.1"
+        )
+    return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host, a name or an address, is on loopback; also when nothing is known of it."""
+    try:
+        return ipaddress.ip_address(_address(host)).is_loopback
+    except (Failure, ValueError):
+        return True
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _short_host() -> str:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import inspect
 import logging
+import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from .. import Node, NodeError, TooManyRestarts
 from .failure import CANNOT_CONNECT, NEGATIVE, OK, USAGE, Failure, as_failure
 from .loading import load
-from .naming import default_name, long_name, short_name
+from .naming import default_name, long_name, short_name, unreachable
 from .options import make_node
 from .signals import stop_signals
 
@@ -53,6 +54,9 @@ async def _run(app: Callable[..., Any], node: Node, listen: str) -> int:
             except OSError as error:
                 raise Failure(CANNOT_CONNECT, f"can't listen on {listen}: {error.strerror or error}") from error
             await _start_app(app, node)
+            warning = unreachable(node.name, listen)
+            if warning:
+                print(f"strawbridge: warning: {warning}", file=sys.stderr)
             print(f"{node.name} is up", flush=True)
             return await _until_over(node, stopped)
         finally:

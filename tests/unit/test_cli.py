@@ -14,7 +14,7 @@ from node.cli.beam import find_erl
 from node.cli.failure import CANNOT_CONNECT, NEGATIVE, REMOTE_ERROR, USAGE, Failure, as_failure
 from node.cli.loading import load
 from node.cli.main import main
-from node.cli.naming import checked, client_name, default_name, long_name, short_name
+from node.cli.naming import checked, client_name, default_name, long_name, short_name, unreachable
 from node.cli.options import make_node, seconds, term
 
 COMMANDS = ["run", "ping", "call", "send", "rpc", "names", "epmd", "demo"]
@@ -143,6 +143,16 @@ def test_long_and_short_names() -> None:
         long_name("py@host")
     with pytest.raises(Failure):
         short_name("py@host.example")
+
+
+def test_a_node_that_others_look_for_in_vain() -> None:
+    assert unreachable("py@127.0.0.1", "127.0.0.1") is None
+    assert unreachable("py@127.0.0.7", "::1") is None
+    assert unreachable("py@localhost", "127.0.0.1") is None
+    assert unreachable("py@192.0.2.1", "192.0.2.1") is None
+    assert unreachable("py@192.0.2.1", "0.0.0.0") is None
+    assert unreachable("py@no-such-host.invalid", "127.0.0.1") is None  # epmd will say so
+    assert "--listen 192.0.2.1" in (unreachable("py@192.0.2.1", "127.0.0.1") or "")
 
 
 def test_name_of_an_app() -> None:
