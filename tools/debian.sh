@@ -4,12 +4,14 @@
 #   tools/debian.sh build|test|java       PYTHON in the environment: the Python that the virtual environment is made with
 #
 # build: what the venv and the extension need, by looking whether it works, so that a Python from elsewhere is fine.
-# test:  the BEAMs and tools of the interop tests.  java: the JDK and Jinterface, large and therefore apart.
+# test:  the BEAMs and tools of the interop tests, and Xen's programs for the store.
+# java:  the JDK and Jinterface, large and therefore apart.
 set -u
 PYTHON=${PYTHON:-python3}
 
 TEST="erlang-base erlang-dev erlang-eunit erlang-crypto erlang-ssl erlang-public-key erlang-asn1
-      erlang-runtime-tools erlang-syntax-tools erlang-tools elixir"
+      erlang-runtime-tools erlang-syntax-tools erlang-tools elixir
+      xenstore-utils xen-utils-4.17"
 JAVA="default-jdk-headless erlang-jinterface"
 
 has_header() {
