@@ -26,6 +26,7 @@ GEN_CALL = Atom("$gen_call")
 GEN_CAST = Atom("$gen_cast")
 _EMPTY = Atom("")
 _ALIAS = Atom("alias")
+_ALIASES = int(Flag.ALIAS | Flag.ALTACT_SIG)
 
 #: Who called: the second element of ``$gen_call``, to be given to reply() unchanged.
 Caller = tuple[Pid, Any]
@@ -128,7 +129,7 @@ async def call(
     elif type(target) is Reference:
         raise TypeError("an alias can't be called")
     node = _node_of(target)
-    if node is not router.name and not router.peers.get(node).flags & (Flag.ALIAS | Flag.ALTACT_SIG):
+    if node is not router.name and not router.peers.get(node).flags & _ALIASES:
         caller = router.caller  # a peer without aliases, or one that is not connected yet
     pending = Call(router, caller.pid, target)
     ref = pending.ref

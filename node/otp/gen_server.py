@@ -139,13 +139,17 @@ class _Loop:
     async def serve(self, args: tuple[Any, ...]) -> None:
         process = self.process
         self.after(await self.runner(self.server.init)(*args))
-        receive = process.receive
+        mailbox = process.mailbox
+        queue = mailbox.queue
         while True:
-            try:
-                message = await receive(timeout=self.timeout)
-            except TimeoutError:
-                self.after(await self.handle_info(_TIMEOUT))
-                continue
+            if queue and process._held is None:
+                message = mailbox.pop()
+            else:
+                try:
+                    message = await process.receive(None, self.timeout)
+                except TimeoutError:
+                    self.after(await self.handle_info(_TIMEOUT))
+                    continue
             size = len(message) if type(message) is tuple else 0
             if size == 3 and message[0] is GEN_CALL and is_from(message[1]):
                 self.after_call(message[1], await self.handle_call(message[2], message[1]))

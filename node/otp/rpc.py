@@ -37,6 +37,7 @@ _BADRPC = Atom("badrpc")
 _EXIT = Atom("EXIT")
 _REX = Atom("rex")
 _CALL = Atom("call")
+_SPAWN = int(Flag.SPAWN)
 _KINDS = {kind: Atom(kind) for kind in ("return", "throw", "exit", "error")}
 
 
@@ -189,7 +190,7 @@ async def rpc(
         return _raise_or_return(await exports.run(router, module, function, router.local_copy(args)))
     peer = router.peers.get(node)
     await peer.connect()
-    if not peer.flags & Flag.SPAWN:
+    if not peer.flags & _SPAWN:
         return await _rpc_by_rex(router, node, module, function, args, timeout)
     call = _SpawnCall(router, node)
     caller = router.caller

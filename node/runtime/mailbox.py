@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator
+from types import coroutine
 from typing import Any, Protocol
 
 from .timers import Deadline, Deadlines
 from .waiter import Turn, Waiter
 
-__all__ = ["Mailbox", "Match", "Receive"]
+__all__ = ["Mailbox", "Match"]
 
 Match = Callable[[Any], object]
 
@@ -70,16 +71,20 @@ class Mailbox:
         self.queue.clear()
         self.check_room()
 
+    def pop(self) -> Any:
+        """The first message; there is one."""
+        message = self.queue.popleft()
+        if self.full:
+            self.check_room()
+        return message
+
     def take(self, match: Match | None) -> tuple[Any] | None:
         """The first message that matches, in a tuple, or None."""
         queue = self.queue
         if not queue:
             return None
         if match is None:
-            message = queue.popleft()
-            if self.full:
-                self.check_room()
-            return (message,)
+            return (self.pop(),)
         for index, message in enumerate(queue):
             if match(message):
                 del queue[index]
@@ -87,51 +92,40 @@ class Mailbox:
                 return (message,)
         return None
 
-    def receive(self, match: Match | None, timeout: float | None) -> Receive:
-        return Receive(self, match, timeout)
+    @coroutine
+    def receive(self, match: Match | None, timeout: float | None) -> Generator[Any, None, Any]:
+        """To be awaited: the first message that matches. TimeoutError after `timeout` seconds.
 
-    def fail(self, error: BaseException) -> None:
-        """Raise in the receiver that waits now, if there is one."""
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None:
-            waiter.fail(error)
-
-
-class Receive:
-    """The awaitable that Process.receive() returns. Cancelling it loses no message."""
-
-    __slots__ = ("_mailbox", "_match", "_timeout")
-
-    def __init__(self, mailbox: Mailbox, match: Match | None, timeout: float | None) -> None:
-        self._mailbox = mailbox
-        self._match = match
-        self._timeout = timeout
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        mailbox = self._mailbox
-        if mailbox._waiter is not None:
+        Cancelling it loses no message.
+        """
+        if self._waiter is not None:
             raise RuntimeError("another receive() of this process is waiting already")
-        taken = mailbox.take(self._match)
+        taken = self.take(match)
         if taken is not None:
             return taken[0]
-        waiter = Waiter(mailbox._turn)
-        mailbox._waiter = waiter
-        mailbox._match = self._match
+        waiter = self._waiter = Waiter(self._turn)
+        self._match = match
         deadline: Deadline | None = None
-        if self._timeout is not None:
-            deadline = mailbox._deadlines.after(
-                self._timeout, lambda: waiter.fail(TimeoutError(f"no message within {self._timeout:g} s"))
+        if timeout is not None:
+            deadline = self._deadlines.after(
+                timeout, lambda: waiter.fail(TimeoutError(f"no message within {timeout:g} s"))
             )
         try:
             waiter._asyncio_future_blocking = True
             yield waiter
         except BaseException:
             if waiter.done and waiter.error is None:
-                mailbox.queue.insert(mailbox._given_at, waiter.value)  # it was ours already: back to its place
+                self.queue.insert(self._given_at, waiter.value)  # it was ours already: back to its place
             raise
         finally:
-            if mailbox._waiter is waiter:
-                mailbox._waiter = None
+            if self._waiter is waiter:
+                self._waiter = None
             if deadline is not None:
                 deadline.cancel()
         return waiter.result()
+
+    def fail(self, error: BaseException) -> None:
+        """Raise in the receiver that waits now, if there is one."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.fail(error)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from ..errors import NoConnection, ProcessExit
 from ..terms import Atom, Pid, Reference
-from .mailbox import Mailbox, Match, Receive
+from .mailbox import Mailbox, Match
 from .reasons import crash_reason
 from .signals import DOWN, EXIT, KILL, NORMAL, PROCESS, SHUTDOWN, Links, is_quiet, on_exit_signal
 
@@ -95,29 +95,31 @@ class Process:
         """A message arrives (the router calls this)."""
         self.mailbox.put(message)
 
-    def receive(self, match: Match | None = None, timeout: float | None = None) -> Awaitable[Any]:
+    async def receive(self, match: Match | None = None, timeout: float | None = None) -> Any:
         """Wait for the next message, or for the first one for which match(message) is true.
 
         Messages that do not match stay in the mailbox, in order. timeout: seconds, then TimeoutError.
         Raises ProcessExit when this process has ended.
         """
-        if self._held is not None or not self.alive:
-            return self._receive_held(match, timeout)
-        return Receive(self.mailbox, match, timeout)
-
-    async def _receive_held(self, match: Match | None, timeout: float | None) -> Any:
-        """receive() of a process that sent more than its peer takes: it waits for the peer first."""
+        mailbox = self.mailbox
+        if self._held is not None:
+            await self._release()
+        elif match is None and mailbox.queue:  # an ended process has nothing there
+            return mailbox.pop()
         if not self.alive:
             raise ProcessExit(self.exit_reason)
+        return await mailbox.receive(match, timeout)
+
+    async def _release(self) -> None:
+        """This process sent more than its peer takes: it waits for the peer."""
         peer, self._held = self._held, None
-        if peer is not None:
+        if peer is not None and self.alive:
             peer.flush()
             if peer.busy:
                 try:
                     await peer.drain()
                 except NoConnection:
                     pass  # it was reported when the connection ended; there is nothing left to wait for
-        return await Receive(self.mailbox, match, timeout)
 
     def send(self, to: Any, message: Any) -> None:
         """Send to a Pid, a registered name, a (name, node) pair or an alias. Never blocks.

@@ -38,6 +38,8 @@ log = logging.getLogger("strawbridge.router")
 MAILBOX_LIMIT = 100_000
 
 _EMPTY = Atom("")
+#: As a plain int: arithmetic with the members of an enum costs a microsecond.
+_ALTACT_SIG = int(Flag.ALTACT_SIG)
 _USER = Atom("user")
 #: Types whose values are the same on both sides of the codec: a local send may pass them as they are.
 _PLAIN = frozenset({int, float, bytes, bool, Atom, Pid, Reference})
@@ -111,7 +113,7 @@ def address(to: Any) -> Any:
 
 def _alias_send(peer: Peer, sender: Pid, alias: Reference) -> tuple[Any, ...]:
     """The control message that this peer takes for a send to an alias (33 goes with OTP 30)."""
-    if peer.flags & Flag.ALTACT_SIG:
+    if peer.flags & _ALTACT_SIG:
         return (c.ALTACT_SIG_SEND, c.ALTACT_ALIAS, sender, alias)
     return (c.ALIAS_SEND, sender, alias)
 
@@ -489,7 +491,7 @@ class Router:
         """Senders await peer.drain() themselves; nothing to do here."""
 
     def peer_signals(self, peer: Peer, batch: list[tuple[tuple[Any, ...], Any]]) -> None:
-        """All signals of one read. Waiting tasks run inside; what they send leaves at the end of the turn."""
+        """All signals of one read. Waiting tasks run at its end; what they send leaves at the end of the turn."""
         turn = self.turn
         handlers = self._handlers
         turn.begin()
@@ -606,12 +608,14 @@ class Router:
                 self.across(peer.node).links.pop((remote, local), None)
 
     def _on_exit(self, peer: Peer, remote: Pid, local: Pid, reason: Any) -> None:
+        self.turn.settle()
         across = self._across.get(peer.node)
         if across is not None:
             across.links.pop((remote, local), None)
         self._link_broken(remote, local, reason)
 
     def _on_exit2(self, remote: Pid, local: Any, reason: Any) -> None:
+        self.turn.settle()
         process = self.find(local)
         if process is not None:
             process.on_exit_signal(remote, reason, linked=False)

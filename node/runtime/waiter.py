@@ -1,8 +1,9 @@
-"""Waking a waiting task at once, in the turn of the event loop in which its message arrived.
+"""Waking a waiting task in the turn of the event loop in which its message arrived.
 
 A Waiter is what a task waits on: a small stand-in for asyncio.Future whose task is resumed by a direct call, not by
 a later turn of the loop. That is only legal where no task is running, so every wake-up goes through one Turn, which
-knows: inside a read callback the task runs now, anywhere else it is put on a list that the loop runs next.
+knows: tasks woken by a batch of signals run when the whole batch is delivered (so one step of a task takes all the
+messages that came for it), others in the loop's next turn.
 
 Not for use from other threads.
 """
@@ -30,44 +31,46 @@ class Turn:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        #: True only while a callback of ours runs in which no task is current.
+        #: True only while a batch is delivered by a callback of ours, in which no task is current.
         self.open = False
         self._ready: list[Runnable] = []
-        self._scheduled = False
+        self._scheduled = False  # run_ready() will be called, by the loop or by finish()
 
     def begin(self) -> None:
         """At the start of a batch. Usually that is a read callback; what came behind a handshake is in its task."""
         self.open = asyncio.current_task(self.loop) is None
 
     def wake(self, waiter: Runnable) -> None:
-        """Run it now if that is allowed here, else in the loop's next turn."""
-        if self.open:
-            self.open = False
-            try:
-                waiter.run()
-            finally:
-                self.open = True
-        else:
-            self._ready.append(waiter)
-            if not self._scheduled:
-                self._scheduled = True
-                self.loop.call_soon(self.run_ready)
+        """Run it at the end of this batch, or else in the loop's next turn."""
+        self._ready.append(waiter)
+        if not self._scheduled and not self.open:
+            self._scheduled = True
+            self.loop.call_soon(self.run_ready)
 
     def run_ready(self) -> None:
-        """Resume everything that could not be resumed at once. What that makes ready waits for the next round."""
+        """Resume everything that waits for it. What that makes ready waits for the next round."""
         self._scheduled = False
         ready, self._ready = self._ready, []
         for waiter in ready:
             waiter.run()
 
+    def settle(self) -> None:
+        """In the middle of a batch: let everybody take what was delivered so far, because the next signal ends one."""
+        if self.open and self._ready:
+            self.open = False
+            try:
+                self.run_ready()
+            finally:
+                self.open = True
+
     def finish(self) -> None:
-        """At the end of a batch: one round now, so that a local answer leaves in the same turn."""
-        was_open, self.open = self.open, False
-        if self._ready and was_open:
-            self.run_ready()
-            if self._ready and not self._scheduled:
-                self._scheduled = True
-                self.loop.call_soon(self.run_ready)
+        """At the end of a batch: two rounds now, so that the answer of a local process leaves in the same turn."""
+        if self.open:
+            self.open = False
+            if self._ready:
+                self.run_ready()
+                if self._ready:
+                    self.run_ready()
 
 
 class Waiter:

@@ -85,7 +85,7 @@ async def _receive(box: Mailbox, match: Any = None, timeout: float | None = None
     return await box.receive(match, timeout)
 
 
-def test_inside_a_turn_the_receiver_runs_before_put_returns() -> None:
+def test_the_receiver_of_a_batch_runs_when_all_of_it_is_there() -> None:
     async def test(box: Mailbox, turn: Turn) -> None:
         got: list[int] = []
 
@@ -100,14 +100,19 @@ def test_inside_a_turn_the_receiver_runs_before_put_returns() -> None:
             turn.begin()
             for number in range(3):
                 box.put(number)
-                assert got[-1] == number
+            seen.append(list(got))
+            turn.settle()  # an exit signal comes next
+            seen.append(list(got))
+            box.put(3)
             turn.finish()
+            seen.append(list(got))
 
+        seen: list[list[int]] = []
         done = asyncio.Event()
         asyncio.get_running_loop().call_soon(lambda: (callback(), done.set()))
         await done.wait()
         task.cancel()
-        assert got == [0, 1, 2]
+        assert seen == [[], [0, 1, 2], [0, 1, 2, 3]]
 
     run(test)
 
