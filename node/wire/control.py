@@ -277,6 +277,10 @@ def check_batch(batch: Iterable[tuple[Any, object]], peer: Atom, ours: Atom) -> 
                 _, sender, _, to = control
                 if type(to) is Atom and type(sender) is Pid and payload is not NO_PAYLOAD and type(op) is int:
                     continue
+            elif op == SEND:
+                _, _, to = control
+                if type(to) is Pid and payload is not NO_PAYLOAD and type(op) is int:
+                    continue
             elif op == ALTACT_SIG_SEND:
                 _, flags, sender, to = control
                 if (
@@ -325,10 +329,6 @@ def check_batch(batch: Iterable[tuple[Any, object]], peer: Atom, ours: Atom) -> 
                     and payload is not NO_PAYLOAD
                     and type(op) is int
                 ):
-                    continue
-            elif op == SEND:
-                _, _, to = control
-                if type(to) is Pid and payload is not NO_PAYLOAD and type(op) is int:
                     continue
         except (ValueError, IndexError):  # wrong arity: check() says it in words
             pass
