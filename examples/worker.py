@@ -21,7 +21,7 @@ async def worker(me: Process) -> None:
 def app(node: Node) -> None:
     async def start_worker():  # async: it runs on the node's loop, where processes can be started
         """What guard.erl calls: {ok, Pid}, a new one or the one that runs."""
-        pid = node.whereis("worker") or node.register("worker", worker).pid
+        pid = node.whereis("worker") or node.spawn(worker, name="worker").pid
         return (Atom("ok"), pid)
 
     node.export("worker", "start", start_worker)

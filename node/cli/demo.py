@@ -27,7 +27,7 @@ from .signals import stop_signals
 
 __all__ = ["ACTS", "Stage", "demo"]
 
-STEP_TIME = 15.0  # seconds for one step: a BEAM on a busy machine takes some for its start
+STEP_TIME = 30.0  # seconds for one step: the start of a BEAM takes some on a busy machine
 
 PROGRAM = """
 Say = fun(Step, Value) -> io:format("~s ~0tp~n", [Step, Value]) end,

@@ -53,14 +53,38 @@ async def _run(app: Callable[..., Any], node: Node, listen: str) -> int:
                 await node.start()
             except OSError as error:
                 raise Failure(CANNOT_CONNECT, f"can't listen on {listen}: {error.strerror or error}") from error
-            await _start_app(app, node)
+            over = asyncio.create_task(_live(app, node, listen))
+            signal = asyncio.create_task(stopped.wait())
+            await asyncio.wait((over, signal), return_when=asyncio.FIRST_COMPLETED)
+            signal.cancel()
+            if over.done():
+                return await over
+            over.cancel()  # it may be in the app, which may clean up, and may fail at that
+            try:
+                return await over
+            except asyncio.CancelledError:
+                return OK
+        finally:
+            await node.close()
+
+
+async def _live(app: Callable[..., Any], node: Node, listen: str) -> int:
+    """Runs the app, then waits until the node closes itself, or raises TooManyRestarts."""
+    closed = asyncio.create_task(node.wait_closed())
+    started = asyncio.create_task(_start_app(app, node))
+    try:
+        await asyncio.wait((closed, started), return_when=asyncio.FIRST_COMPLETED)
+        if started.done():
+            await started
             warning = unreachable(node.name, listen)
             if warning:
                 print(f"strawbridge: warning: {warning}", file=sys.stderr)
             print(f"{node.name} is up", flush=True)
-            return await _until_over(node, stopped)
-        finally:
-            await node.close()
+        await closed
+        return OK
+    finally:
+        started.cancel()
+        closed.cancel()
 
 
 async def _start_app(app: Callable[..., Any], node: Node) -> None:
@@ -75,18 +99,3 @@ async def _start_app(app: Callable[..., Any], node: Node) -> None:
         stack = traceback.extract_tb(error.__traceback__)
         text = "".join(traceback.format_list(stack[1:]) + traceback.format_exception_only(error)).rstrip()
         raise Failure(NEGATIVE, f"the app failed:\n{text}") from error
-
-
-async def _until_over(node: Node, stopped: asyncio.Event) -> int:
-    """Waits for a signal, or for the node to give up."""
-    signal = asyncio.ensure_future(stopped.wait())
-    over = asyncio.ensure_future(node.wait_closed())
-    try:
-        await asyncio.wait((signal, over), return_when=asyncio.FIRST_COMPLETED)
-        if signal.done():
-            return OK
-        await over  # raises TooManyRestarts; else the app has closed the node
-        return OK
-    finally:
-        signal.cancel()
-        over.cancel()

@@ -247,6 +247,34 @@ def test_an_app_that_fails(cli: CommandLine, tmp_path: Path, kind: str) -> None:
     assert "node/cli" not in err
 
 
+def test_a_signal_while_the_app_starts(cli: CommandLine, tmp_path: Path) -> None:
+    """An async app that does not return; it can clean up."""
+    (tmp_path / "endless.py").write_text(
+        "import asyncio\n"
+        "async def app(node):\n"
+        "    print('begun', flush=True)\n"
+        "    try:\n"
+        "        await asyncio.sleep(1000)\n"
+        "    finally:\n"
+        "        print('cleaned up', flush=True)\n"
+    )
+    with cli.started("run", "endless.py:app", "--name", unique("endless"), ready="begun") as process:
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=PATIENCE)
+        assert (process.returncode, out) == (0, "cleaned up\n")
+
+
+def test_an_app_that_closes_its_node(cli: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "short.py").write_text(
+        "import asyncio\n"
+        "async def short(me, node):\n"
+        "    asyncio.create_task(node.close())\n"
+        "def app(node):\n"
+        "    node.register('short', short, node)\n"
+    )
+    assert cli.run("run", "short.py:app", "--name", unique("short"))[0] == 0
+
+
 def test_run_makes_its_own_epmd(cookie: str, tmp_path: Path, free_port: int) -> None:
     cli = CommandLine(free_port, cookie, tmp_path)
     name = unique("alone")
