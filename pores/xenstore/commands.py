@@ -28,11 +28,11 @@ class Service:
     """The store as one client sees it. domid: whose connection it is; ENOENT when there is no such domain."""
 
     def __init__(self, tree: Tree, domid: int, woken: Callable[[], None] = lambda: None) -> None:
-        """woken: called when events were queued by somebody else's change."""
+        """woken: called when there is something to send, or the domain was released, by somebody else's doing."""
         self._wire = ServerConnection()
         self._woken = woken
         self.tree = tree
-        self.session = tree.open(domid, self._deliver)
+        self.session = tree.open(domid, self._deliver, woken)
 
     @property
     def unsent(self) -> int:

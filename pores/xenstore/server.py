@@ -44,6 +44,7 @@ class _Connection(asyncio.Protocol):
         self._turn: asyncio.Handle | None = None
         self._full = False
         self._reading = True
+        self._eof = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -59,7 +60,10 @@ class _Connection(asyncio.Protocol):
             self._work()
 
     def eof_received(self) -> bool:
-        return False
+        """What it had asked for before is still answered."""
+        self._eof = True
+        self._soon()
+        return True
 
     def pause_writing(self) -> None:
         self._full = True
@@ -115,13 +119,15 @@ class _Connection(asyncio.Protocol):
         elif more:
             self._throttle()
             self._soon()
+        elif self._eof and not self._full:
+            transport.close()
         else:
             self._throttle()
 
     def _throttle(self) -> None:
         """Reads on only while the client takes its replies and what it has asked is nearly done."""
         service, transport = self._service, self._transport
-        if transport is None or service is None or transport.is_closing():
+        if transport is None or service is None or self._eof or transport.is_closing():
             return
         wanted = not self._full and service.pending <= UNREAD_REPLIES
         if wanted != self._reading:
@@ -142,6 +148,7 @@ class StoreServer:
         self._connections: dict[int, set[_Connection]] = {}
         self._listening: dict[int, list[tuple[asyncio.Server, Path]]] = {}
         self._starting: set[asyncio.Task[object]] = set()
+        self._empty = asyncio.Event()
         self._closed = False
 
     async def start(self, path: str | os.PathLike[str] | None = None) -> None:
@@ -159,12 +166,12 @@ class StoreServer:
             raise XenstoreError("ENOENT", detail=f"domain {domid}")
         file = Path(path)
         sock = _listening_socket(file)
+        loop = asyncio.get_running_loop()
         try:
-            loop = asyncio.get_running_loop()
             server = await loop.create_unix_server(lambda: _Connection(self, domid), sock=sock, backlog=BACKLOG)
         except BaseException:
             sock.close()
-            file.unlink(missing_ok=True)
+            _unlink(file)
             raise
         self._listening.setdefault(domid, []).append((server, file))
 
@@ -194,13 +201,15 @@ class StoreServer:
 
     def release(self, domid: int) -> None:
         """The end of a domain: its nodes, its sockets and its connections go. ENOENT when there is none."""
-        self.tree.release(domid)
-        self._shut(domid)
+        try:
+            self.tree.release(domid)
+        finally:
+            self._shut(domid)
 
     def _shut(self, domid: int) -> None:
         for server, file in self._listening.pop(domid, ()):
             server.close()
-            file.unlink(missing_ok=True)
+            _unlink(file)
         for connection in list(self._connections.get(domid, ())):
             connection.close()
 
@@ -213,9 +222,9 @@ class StoreServer:
             await asyncio.gather(*self._starting, return_exceptions=True)
         for domid in [*self._listening, *self._connections]:
             self._shut(domid)
-        # The transports tell their end in the next turn.
-        while self._connections:
-            await asyncio.sleep(0)
+        if self._connections:  # the transports tell their end in the next turn
+            self._empty.clear()
+            await self._empty.wait()
 
     @property
     def connections(self) -> int:
@@ -236,6 +245,8 @@ class StoreServer:
             here.discard(connection)
             if not here:
                 del self._connections[connection.domid]
+            if not self._connections:
+                self._empty.set()
 
 
 def _listening_socket(file: Path) -> socket.socket:
@@ -254,6 +265,10 @@ def _listening_socket(file: Path) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _unlink(file: Path) -> None:
+    file.unlink(missing_ok=True)
 
 
 def _answers(file: Path) -> bool:

@@ -111,12 +111,21 @@ class Tree:
     def is_introduced(self, domid: int) -> bool:
         return domid in self.domains
 
-    def open(self, domid: int, deliver: Callable[[Event], None] = lambda event: None) -> Session:
-        """A connection of a domain. deliver: takes its events, in order; must not call back into the store."""
+    def open(
+        self,
+        domid: int,
+        deliver: Callable[[Event], None] = lambda event: None,
+        ended: Callable[[], None] = lambda: None,
+    ) -> Session:
+        """A connection of a domain; ENOENT when there is no such domain.
+
+        deliver: takes its events, in order. ended: called once when the session is closed, by whomever. Neither may
+        call back into the store.
+        """
         domain = self.domains.get(domid)
         if domain is None:
             raise XenstoreError("ENOENT", detail=f"domain {domid}")
-        session = Session(self, domain, deliver)
+        session = Session(self, domain, deliver, ended)
         domain.sessions[session] = None
         return session
 
@@ -166,10 +175,11 @@ class Session:
     Paths may be relative to the domain's home. tid: a transaction of this session, 0 for none.
     """
 
-    def __init__(self, tree: Tree, domain: Domain, deliver: Callable[[Event], None]) -> None:
+    def __init__(self, tree: Tree, domain: Domain, deliver: Callable[[Event], None], ended: Callable[[], None]) -> None:
         self.tree = tree
         self.domid = domain.domid
         self.deliver = deliver
+        self._ended = ended
         self.closed = False
         self._home = domain_path(domain.domid)
         self._domain = domain
@@ -187,6 +197,7 @@ class Session:
             self.closed = True
             self.reset_watches()
             self._domain.sessions.pop(self, None)
+            self._ended()
 
     # ── nodes ──
 

@@ -41,8 +41,8 @@ MAX_PAYLOAD: Final = 4096
 HEADER: Final = struct.Struct("<4I")
 
 ERROR_NAMES: Final = frozenset(
-    ["EINVAL", "EACCES", "EEXIST", "EISDIR", "ENOENT", "ENOMEM", "ENOSPC", "EIO", "ENOTEMPTY", "ENOSYS", "EROFS"]
-    + ["EBUSY", "EAGAIN", "EISCONN", "E2BIG", "EPERM"]
+    {"EINVAL", "EACCES", "EEXIST", "EISDIR", "ENOENT", "ENOMEM", "ENOSPC", "EIO"}
+    | {"ENOTEMPTY", "ENOSYS", "EROFS", "EBUSY", "EAGAIN", "EISCONN", "E2BIG", "EPERM"}
 )
 """What a reply of op ERROR may say."""
 
