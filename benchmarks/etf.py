@@ -69,9 +69,7 @@ def payloads() -> dict[str, Any]:
         "bin_1m": rng.randbytes(1_000_000),
         "tuples_10k": [(Atom("row"), i, b"value %d" % i, (i * 7, Atom("ok"))) for i in range(10_000)],
         "bignum_500d": [rng.randrange(10**499, 10**500) for _ in range(10)],
-        "pids_refs": [
-            Pid(node, i, 0, 5) if i % 2 else Reference(node, 5, (i, 2, 3)) for i in range(500)
-        ],
+        "pids_refs": [Pid(node, i, 0, 5) if i % 2 else Reference(node, 5, (i, 2, 3)) for i in range(500)],
     }
 
 
@@ -207,8 +205,12 @@ def find_beams() -> dict[str, tuple[str, dict[str, str]]]:
         environment = {**os.environ, **extra}
         try:
             out = subprocess.run(
-                [erl, "-noshell", "-eval", 'io:put_chars(erlang:system_info(otp_release)), halt().'],
-                capture_output=True, text=True, env=environment, timeout=30, check=True,
+                [erl, "-noshell", "-eval", "io:put_chars(erlang:system_info(otp_release)), halt()."],
+                capture_output=True,
+                text=True,
+                env=environment,
+                timeout=30,
+                check=True,
             )
         except (OSError, subprocess.SubprocessError):
             continue
@@ -220,7 +222,11 @@ def beam_round(erl: str, environment: dict[str, str], folder: str, names: list[s
     files = [os.path.join(folder, name) for name in names]
     out = subprocess.run(
         [erl, "-noshell", "-pa", folder, "-s", "etf_bench", "run", *files, "-s", "init", "stop"],
-        capture_output=True, text=True, env=environment, check=True, timeout=300,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+        timeout=300,
     )
     return {name: (float(d), float(e)) for name, d, e in (line.split() for line in out.stdout.splitlines())}
 

@@ -196,9 +196,9 @@ PyObject *decode_term(Decoder *d, const uint8_t **at)
             p += 2;
             break;
         case TAG_INTEGER:
-            if (end - p < 5)
-                goto truncated;
-            {
+            for (;;) {
+                if (end - p < 5)
+                    goto truncated;
                 int32_t number = (int32_t)get32(p + 1);
 #ifdef ETF_KNOWN_LONG
                 if (number > 256 || number < -5)
@@ -208,8 +208,14 @@ PyObject *decode_term(Decoder *d, const uint8_t **at)
                     v = PyLong_FromLong(number);
                 if (v == NULL)
                     goto raised;
+                p += 5;
+                /* a list of many alike: no way through the whole loop for each */
+                if (f.kind != F_LIST || f.left == 1 || p == end || *p != TAG_INTEGER)
+                    break;
+                *f.slot++ = v;
+                f.left--;
+                v = NULL;
             }
-            p += 5;
             break;
         case TAG_SMALL_BIG:
         case TAG_LARGE_BIG:
@@ -217,21 +223,27 @@ PyObject *decode_term(Decoder *d, const uint8_t **at)
                 goto leaf_failed;
             p = q;
             break;
-        case TAG_NEW_FLOAT: {
-            double number;
-            if (end - p < 9)
-                goto truncated;
-            uint64_t bits = get64(p + 1);
-            if ((bits & 0x7FF0000000000000u) == 0x7FF0000000000000u) {
-                fail(d, p, "a float that is not finite");
-                goto failed;
+        case TAG_NEW_FLOAT:
+            for (;;) {
+                double number;
+                if (end - p < 9)
+                    goto truncated;
+                uint64_t bits = get64(p + 1);
+                if ((bits & 0x7FF0000000000000u) == 0x7FF0000000000000u) {
+                    fail(d, p, "a float that is not finite");
+                    goto failed;
+                }
+                memcpy(&number, &bits, 8);
+                if ((v = PyFloat_FromDouble(number)) == NULL)
+                    goto raised;
+                p += 9;
+                if (f.kind != F_LIST || f.left == 1 || p == end || *p != TAG_NEW_FLOAT)
+                    break;
+                *f.slot++ = v;
+                f.left--;
+                v = NULL;
             }
-            memcpy(&number, &bits, 8);
-            if ((v = PyFloat_FromDouble(number)) == NULL)
-                goto raised;
-            p += 9;
             break;
-        }
         case TAG_FLOAT:
             if ((q = read_float(d, p, &v)) == NULL)
                 goto leaf_failed;
@@ -251,8 +263,8 @@ PyObject *decode_term(Decoder *d, const uint8_t **at)
             }
             break;
         case TAG_BINARY:
-            if (f.kind == F_DICT && f.key == NULL && end - p >= 5 && p[4] <= KEY_BYTES && get32(p + 1) <= KEY_BYTES &&
-                end - p - 5 >= p[4]) {
+            if (f.kind == F_DICT && f.key == NULL && f.left <= 2 * FEW_KEYS && end - p >= 5 &&
+                get32(p + 1) <= KEY_BYTES && end - p - 5 >= p[4]) {
                 if ((v = key_bytes(state, p + 5, p[4])) == NULL)
                     goto raised;
                 p += 5 + p[4];

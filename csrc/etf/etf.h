@@ -68,6 +68,7 @@ enum {
 #define RECENT_ATOMS 2048             /* atoms kept alive although nobody holds them; a power of two */
 #define RECENT_BYTES 64               /* longer atoms are not kept */
 #define RECENT_KEYS 1024              /* short binaries that were keys of maps, kept with their hash; a power of two */
+#define FEW_KEYS 64                   /* in larger maps keys are likely all different, and not kept */
 #define KEY_BYTES 32                  /* longer ones are not kept; below 256 */
 #define WIRE_TEXT 30                  /* atoms up to here are held as they look on the wire */
 

@@ -98,16 +98,16 @@ static inline PyObject *long_from_bytes(const uint8_t *bytes, size_t count, int 
         digits[i + 2] = (digit)(high >> 4 & DIGIT_MASK);
         digits[i + 3] = (digit)(high >> 34 & DIGIT_MASK);
     }
-    uint64_t held = 0;
-    unsigned have = 0;
     for (; i < n; i++) {
-        while (have < 30 && at < count) {
-            held |= (uint64_t)bytes[at++] << have;
-            have += 8;
+        uint64_t part;
+        size_t from = 30 * i / 8;
+        if (from + 8 <= count) {
+            memcpy(&part, bytes + from, 8);
+        } else { /* the last eight bytes, less those before */
+            memcpy(&part, bytes + count - 8, 8);
+            part >>= 8 * (from + 8 - count);
         }
-        digits[i] = (digit)(held & DIGIT_MASK);
-        held >>= 30;
-        have = have < 30 ? 0 : have - 30;
+        digits[i] = (digit)(part >> 30 * i % 8 & DIGIT_MASK);
     }
     long_set_size(v, n, negative);
     return v;
