@@ -1,0 +1,326 @@
+"""The host service over its own socket: ids, grants, channels, the store, and what a domain's death takes with it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pores.errors import BackendUnavailable
+from pores.host import wire
+from pores.host.domains import Hypervisor
+from pores.host.rundir import RunDir
+from pores.host.server import Host
+from pores.host.spawn import answers, ensure_host
+
+
+class Client:
+    """A raw client of the protocol: what csrc/pore/local.c speaks, written again for the test."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        self.socket.connect(str(path))
+        self.seq = 0
+        self.events: list[tuple[int, tuple[int, ...]]] = []
+
+    async def packet(self) -> tuple[int, int, int, tuple[int, ...], list[int]]:
+        while True:
+            try:
+                data, rights, flags, _ = self.socket.recvmsg(8192, socket.CMSG_LEN(16))
+                break
+            except BlockingIOError:
+                await asyncio.sleep(0.001)
+        if not data:
+            raise ConnectionResetError
+        assert not flags & socket.MSG_CTRUNC
+        fds = [fd for _, _, raw in rights for (fd,) in struct.iter_unpack("i", raw)]
+        op, status, seq = struct.unpack_from("<HhI", data)
+        return op, status, seq, struct.unpack_from(f"<{(len(data) - 8) // 4}I", data, 8), fds
+
+    async def ask(self, op: int, *args: int) -> tuple[tuple[int, ...], list[int]]:
+        self.seq += 1
+        self.socket.send(struct.pack("<HHI", op, 0, self.seq) + struct.pack(f"<{len(args)}I", *args))
+        while True:
+            got, status, seq, results, fds = await self.packet()
+            if got & 0x4000:
+                self.events.append((got, results))
+                continue
+            assert got == op | 0x8000 and seq == self.seq
+            if status:
+                raise OSError(-status, os.strerror(-status))
+            return results, fds
+
+    async def event(self) -> tuple[int, tuple[int, ...]]:
+        if not self.events:
+            op, _, _, args, _ = await self.packet()
+            self.events.append((op, args))
+        return self.events.pop(0)
+
+    async def hello(self, wanted: int = 0) -> int:
+        (domid,), _ = await self.ask(wire.HELLO, wire.VERSION, wanted)
+        return domid
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def run(path: Path, test: Callable[[Host], Awaitable[None]], **options: Any) -> None:
+    async def main() -> None:
+        host = Host(path / "host", **options)
+        await host.start()
+        try:
+            async with asyncio.timeout(20):
+                await test(host)
+        finally:
+            await host.close()
+            await host.close()
+
+    before = _fds()
+    asyncio.run(main())
+    assert _fds() == before
+
+
+def _fds() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def refused(code: int, awaitable: Awaitable[Any]) -> None:
+    with pytest.raises(OSError) as caught:
+        await awaitable
+    assert caught.value.errno == code
+
+
+def test_domain_ids(tmp_path: Path) -> None:
+    async def test(host: Host) -> None:
+        clients = [Client(host.rundir.socket) for _ in range(4)]
+        assert [await clients[0].hello(), await clients[1].hello(7)] == [1, 7]
+        await refused(errno.EBUSY, clients[2].hello(7))
+        assert await clients[3].hello() == 8
+        assert (await clients[3].ask(wire.DOMAINS))[0] == (3, 1, 7, 8)
+        for client in clients:
+            client.close()
+        while host.domids:
+            await asyncio.sleep(0.001)
+        again = Client(host.rundir.socket)
+        assert await again.hello() == 9  # never one that was used
+        again.close()
+
+    run(tmp_path, test)
+
+
+def test_the_last_id_is_kept_for_the_next_host(tmp_path: Path) -> None:
+    async def one(host: Host) -> None:
+        client = Client(host.rundir.socket)
+        assert await client.hello() == 1
+        client.close()
+
+    async def two(host: Host) -> None:
+        client = Client(host.rundir.socket)
+        assert await client.hello() == 2
+        client.close()
+
+    run(tmp_path, one)
+    run(tmp_path, two)
+
+
+def test_ids_by_uid(tmp_path: Path) -> None:
+    async def test(host: Host) -> None:
+        client = Client(host.rundir.socket)
+        await refused(errno.EPERM, client.hello(6))
+        client.close()
+        client = Client(host.rundir.socket)
+        assert await client.hello(5) == 5
+        client.close()
+
+    run(tmp_path, test, allowed={os.getuid(): [5]})
+
+
+def test_a_grant_is_sealed_memory_for_one_domain(tmp_path: Path) -> None:
+    async def test(host: Host) -> None:
+        granter, peer, third = (Client(host.rundir.socket) for _ in range(3))
+        a, b, _ = await granter.hello(), await peer.hello(), await third.hello()
+        refs, (ours,) = await granter.ask(wire.GRANT, b, 8)
+        assert len(set(refs)) == 8
+        assert os.fstat(ours).st_size == 8 * 4096
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        assert fcntl.fcntl(ours, fcntl.F_GET_SEALS) == seals
+        await refused(errno.ENOENT, third.ask(wire.MAP, a, 8, *refs))
+        await refused(errno.ENOENT, peer.ask(wire.MAP, a, 1, max(refs) + 1))
+        await refused(errno.EINVAL, peer.ask(wire.MAP, a, 9, *refs))
+        await refused(errno.EINVAL, granter.ask(wire.GRANT, a, 1))
+        await refused(errno.ENOENT, granter.ask(wire.GRANT, 999, 1))
+        await refused(errno.EINVAL, granter.ask(wire.GRANT, b, 0))
+        await refused(errno.EINVAL, granter.ask(wire.GRANT, b, 1 << 20))
+        (number, *pages), (theirs,) = await peer.ask(wire.MAP, a, 8, *reversed(refs))
+        assert pages == [7, 6, 5, 4, 3, 2, 1, 0]
+        os.pwrite(ours, b"hello", 100)
+        assert os.pread(theirs, 5, 100) == b"hello"
+        await refused(errno.EBUSY, granter.ask(wire.END_ACCESS, 8, *refs))
+        await refused(errno.ENOENT, peer.ask(wire.MAP, a, 8, *refs))  # ended: nothing new
+        await peer.ask(wire.UNMAP, number)
+        await refused(errno.ENOENT, peer.ask(wire.UNMAP, number))
+        assert await granter.event() == (wire.UNMAPPED, refs)
+        await granter.ask(wire.END_ACCESS, 8, *refs)
+        await refused(errno.ENOENT, granter.ask(wire.END_ACCESS, 8, *refs))
+        for fd in (ours, theirs):
+            os.close(fd)
+        for client in (granter, peer, third):
+            client.close()
+
+    run(tmp_path, test)
+
+
+def test_channels_are_bound_once_by_the_domain_they_are_for(tmp_path: Path) -> None:
+    async def test(host: Host) -> None:
+        one, two, three = (Client(host.rundir.socket) for _ in range(3))
+        a, b, _ = await one.hello(), await two.hello(), await three.hello()
+        (port,), (ours,) = await one.ask(wire.EVTCHN_ALLOC, b)
+        await refused(errno.ENOENT, three.ask(wire.EVTCHN_BIND, a, port))
+        (_,), (theirs,) = await two.ask(wire.EVTCHN_BIND, a, port)
+        await refused(errno.ENOENT, two.ask(wire.EVTCHN_BIND, a, port))
+        os.write(ours, b"\1")
+        assert os.read(theirs, 10) == b"\1"
+        os.close(theirs)
+        assert os.read(ours, 10) == b""  # the end of the peer, host or not
+        os.close(ours)
+        await one.ask(wire.EVTCHN_CLOSE, port)
+        await refused(errno.ENOENT, one.ask(wire.EVTCHN_CLOSE, port))
+        (_,), (waiting,) = await one.ask(wire.EVTCHN_ALLOC, b)
+        for client in (one, two, three):
+            client.close()
+        while host.domids:
+            await asyncio.sleep(0.001)
+        assert os.read(waiting, 1) == b""
+        os.close(waiting)
+
+    run(tmp_path, test)
+
+
+def test_a_dead_domain_is_seen_by_those_who_dealt_with_it(tmp_path: Path) -> None:
+    async def test(host: Host) -> None:
+        one, two = Client(host.rundir.socket), Client(host.rundir.socket)
+        a, b = await one.hello(), await two.hello()
+        refs, (fd,) = await one.ask(wire.GRANT, b, 1)
+        (number, _), (mapped,) = await two.ask(wire.MAP, a, 1, *refs)
+        os.close(fd)
+        one.close()
+        assert await two.event() == (wire.DOMAIN_GONE, (a,))
+        wanted = Client(host.rundir.socket)
+        await refused(errno.EBUSY, wanted.hello(a))  # two still holds a mapping of it
+        wanted.close()
+        os.close(mapped)
+        await two.ask(wire.UNMAP, number)
+        wanted = Client(host.rundir.socket)
+        assert await wanted.hello(a) == a
+        wanted.close()
+        two.close()
+
+    run(tmp_path, test)
+
+
+def test_each_domain_has_its_store(tmp_path: Path) -> None:
+    async def test(host: Host) -> None:
+        client = Client(host.rundir.socket)
+        domid = await client.hello()
+        _, (fd,) = await client.ask(wire.XENSTORE)
+        with socket.socket(fileno=fd) as store:
+            store.setblocking(True)
+            path = b"domid\0"
+            store.sendall(struct.pack("<4I", 2, 1, 0, len(path)) + path)  # XS_READ, relative
+            answer = await asyncio.to_thread(store.recv, 100)
+            assert answer[16:] == str(domid).encode()
+        assert host.rundir.domain_store(domid).is_socket()
+        client.close()
+        while host.domids:
+            await asyncio.sleep(0.001)
+        assert not host.rundir.domain_store(domid).exists()
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [b"x", b"\1\0\0\0", b"\1\0\1\0\0\0\0\0", b"\2\0\0\0\0\0\0\0", struct.pack("<HHIII", 1, 0, 1, 99, 0), b"\0" * 5000],
+)
+def test_bad_greetings_are_refused_and_cut_off(tmp_path: Path, packet: bytes) -> None:
+    async def test(host: Host) -> None:
+        client = Client(host.rundir.socket)
+        client.socket.send(packet)
+        _, status, _, _, _ = await client.packet()
+        assert status < 0
+        with pytest.raises(ConnectionResetError):
+            await client.packet()
+        client.close()
+        assert not host.domids
+
+    run(tmp_path, test)
+
+
+def test_hostile_requests_are_answered_and_the_host_lives(tmp_path: Path) -> None:
+    async def test(host: Host) -> None:
+        client = Client(host.rundir.socket)
+        await client.hello()
+        for op in (0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 0x3FFF):
+            for args in ((), (1,), (0xFFFFFFFF,) * 4, tuple(range(100))):
+                with pytest.raises(OSError):
+                    await client.ask(op, *args)
+        assert (await client.ask(wire.DOMAINS))[0][0] == 1
+        client.close()
+
+    run(tmp_path, test)
+
+
+def test_a_folder_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    with pytest.raises(BackendUnavailable, match="others could get in"):
+        RunDir(folder).make()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BackendUnavailable, match="is not a folder"):
+        RunDir(tmp_path / "file").make()
+
+
+def test_one_host_per_folder(tmp_path: Path) -> None:
+    async def test(host: Host) -> None:
+        with pytest.raises(BackendUnavailable, match="runs in"):
+            await Host(host.rundir.path).start()
+
+    run(tmp_path, test)
+
+
+def test_a_host_starts_by_itself_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        found = await asyncio.gather(*(ensure_host(tmp_path / "auto") for _ in range(3)))
+        rundir = found[0]
+        assert answers(rundir)
+        client = Client(rundir.socket)
+        assert await client.hello() == 1
+        pid = struct.unpack("iII", client.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        os.kill(pid, 15)
+        with pytest.raises(ConnectionResetError):
+            await client.event()
+        client.close()
+
+    asyncio.run(main())
+
+
+def test_numbers_are_never_used_twice() -> None:
+    hypervisor = Hypervisor(lambda *event: None)
+    one, two = hypervisor.add(0, 0), hypervisor.add(0, 0)
+    seen: set[int] = set()
+    for _ in range(50):
+        refs, _ = hypervisor.grant(one, two.domid, 3)
+        assert not seen & set(refs)
+        seen |= set(refs)
+        hypervisor.end_access(one, refs)
+    assert one.pages == 0 and not one.grants
+    hypervisor.close()
