@@ -27,7 +27,7 @@ from beamkit.runtimes import ERL_SOURCES, RELEASES, Runtime, clean_env, compile_
 from beamkit.subject import BeamSubject, PythonSubject
 
 COOKIE = "interop-cookie"
-ORACLE = os.environ.get("INTEROP_ORACLE")
+ORACLE = os.environ.get("INTEROP_ORACLE") or None
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 #: Seconds after which a test is taken to hang. None should need a tenth of it.
-TEST_LIMIT = 25
+TEST_LIMIT = 60
 
 
 @pytest.fixture(autouse=True)
