@@ -10,7 +10,6 @@ MAX_FRAME: Final[int]
 MAX_ENCODED_BIG: Final[int]
 MAX_DECODED_BIG: Final[int]
 MAX_KEY_DEPTH: Final[int]
-MAX_KEY_NESTING: Final[int]
 BIG_BINARY: Final[int]
 RECENT_ATOMS: Final[int]
 

@@ -19,6 +19,7 @@ typedef struct {
     PyObject *extra;    /* F_FUN, F_RECORD: the record whose last field obj becomes */
     const uint8_t *at;  /* where the term began, or for F_DICT where the key did */
     const uint8_t *end; /* F_FUN: where its announced size ends */
+    int in_key;         /* within a key of a map; that map then keeps pairs, and compares its keys to their depths */
 } Frame;
 
 #define INLINE_FRAMES 32
@@ -117,10 +118,10 @@ static PyObject *finish_pairs(Decoder *d, Frame *f)
 {
     d->error = NULL;
     PyObject *pairs = PyList_AsTuple(f->obj);
-    int distinct = pairs == NULL ? -1 : keys_are_distinct(d->state, pairs);
+    int distinct = pairs == NULL ? -1 : f->in_key ? 1 : keys_are_distinct(d->state, pairs);
     if (distinct < 0 && pairs != NULL && d->state->encode_error && PyErr_ExceptionMatches(d->state->encode_error)) {
         PyErr_Clear();
-        fail(d, f->at, "maps are nested too deep within keys of maps");
+        fail(d, f->at, "a key of a map holds the same key twice, or is nested too deep");
     }
     PyObject *map = distinct == 1 ? record_new(d->state, R_MAP) : NULL;
     if (map == NULL) {
@@ -174,7 +175,7 @@ PyObject *decode_term(Decoder *d, const uint8_t **at)
     const uint8_t *const end = d->end;
     Frame inline_frames[INLINE_FRAMES], *stack = inline_frames;
     Py_ssize_t room = INLINE_FRAMES, depth = 0;
-    Frame f = {F_ROOT, NULL, NULL, 1, 0, NULL, NULL, p, NULL};
+    Frame f = {F_ROOT, NULL, NULL, 1, 0, NULL, NULL, p, NULL, 0};
     PyObject *v = NULL, *extra;
     Atom *atom;
     size_t count;
@@ -448,6 +449,7 @@ PyObject *decode_term(Decoder *d, const uint8_t **at)
             }
             stack[depth++] = f;
             f.owed += (size_t)f.left - 1;
+            f.in_key |= (f.kind == F_DICT || f.kind == F_PAIRS) && f.key == NULL;
             f.kind = kind;
             f.obj = obj;
             f.slot = kind == F_LIST   ? ((PyListObject *)obj)->ob_item

@@ -119,6 +119,7 @@ static int push(Encoder *e, FrameKind kind, PyObject *obj, PyObject *items, Py_s
     f->obj = obj;
     f->items = items;
     f->n = n;
+    f->first_mark = e->mark_count;
     if (e->depth > 0)
         f->in_key = outer->in_key || ((outer->kind == E_DICT || outer->kind == E_PAIRS) && outer->value_next &&
                                       (outer->kind == E_PAIRS || (outer->classes & K_OTHER)));
@@ -195,8 +196,6 @@ static int begin_map(Encoder *e, PyObject *obj, PyObject *pairs)
 {
     if (e->o->dialect == DIALECT_LING && !e->o->ling_maps)
         return refuse(e, "a map would end a LING node (ling_maps=True allows it)");
-    if (e->canonical)
-        return canonical_pairs(e, obj, pairs, e->w);
     Py_ssize_t n = pairs == NULL ? PyDict_GET_SIZE(obj) : PyTuple_GET_SIZE(pairs);
     if (put_head(e, TAG_MAP, n) < 0)
         return -1;
@@ -391,15 +390,15 @@ static int changed(Encoder *e)
 /* The end of a map: could two of its keys have become one? */
 static int finish_map(Encoder *e, Frame *f)
 {
-    if (f->in_key || (f->kind == E_DICT && !keys_may_meet(f->classes)))
+    if (!e->canonical && (f->in_key || (f->kind == E_DICT && !keys_may_meet(f->classes))))
         return 0;
-    PyObject *obj = f->obj, *pairs = f->kind == E_PAIRS ? f->items : NULL;
+    PyObject *pairs = f->kind == E_PAIRS ? f->items : NULL;
     e->depth--; /* errors are of the map, not of its last value */
-    int result = canonical_pairs(e, obj, pairs, NULL);
-    if (result < 0 && PyErr_ExceptionMatches(e->state->encode_error))
-        refuse(e, "two keys of a map become one term, or are maps nested too deep");
+    int result = e->canonical ? sort_pairs(e, f) : distinct_keys(e->o, f->obj, pairs);
+    if (!e->canonical && (result == 0 || (result < 0 && PyErr_ExceptionMatches(e->state->encode_error))))
+        result = refuse(e, "two keys of a map become one term");
     e->depth++;
-    return result;
+    return result < 0 ? -1 : 0;
 }
 
 /* The next element of the innermost frame into *item (borrowed), 0 when the frame is finished and gone. */
@@ -438,6 +437,8 @@ static inline int next_item(Encoder *e, PyObject **item)
         f->i++;
         return 1;
     case E_DICT:
+        if (e->canonical && (f->value_next || f->i < f->n) && mark_position(e) < 0)
+            return -1;
         if (f->value_next) {
             f->value_next = 0;
             *item = f->items;
@@ -464,6 +465,8 @@ static inline int next_item(Encoder *e, PyObject **item)
         }
     case E_PAIRS: {
         PyObject *pair;
+        if (e->canonical && (f->value_next || f->i < f->n) && mark_position(e) < 0)
+            return -1;
         if (f->value_next) {
             pair = PyTuple_GET_ITEM(f->items, f->i - 1);
             f->value_next = 0;
@@ -487,14 +490,15 @@ static inline int next_item(Encoder *e, PyObject **item)
     return 0;
 }
 
-int encode_nested(const EncodeOptions *o, Writer *w, PyObject *term, int canonical, int nesting)
+int encode_nested(const EncodeOptions *o, Writer *w, PyObject *term, int canonical)
 {
     Encoder e;
     e.o = o;
     e.state = o->state;
     e.w = w;
     e.canonical = canonical;
-    e.nesting = nesting;
+    e.marks = NULL;
+    e.mark_count = e.mark_room = 0;
     e.stack = e.inline_frames;
     e.depth = 0;
     e.funs = 0;
@@ -513,6 +517,7 @@ int encode_nested(const EncodeOptions *o, Writer *w, PyObject *term, int canonic
         w->pass = e.pass;
     if (e.stack != e.inline_frames)
         PyMem_Free(e.stack);
+    PyMem_Free(e.marks);
     return result;
 }
 
@@ -531,5 +536,5 @@ int encode_term(const EncodeOptions *options, Writer *w, PyObject *term)
             return 0;
         }
     }
-    return encode_nested(options, w, term, 0, 0);
+    return encode_nested(options, w, term, 0);
 }

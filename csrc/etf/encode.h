@@ -19,6 +19,7 @@ typedef struct {
     int value_next;     /* E_DICT, E_PAIRS: the key is being written, its value comes next */
     int in_key;         /* within a key whose map will be checked as a whole */
     int classes;        /* E_DICT: what kinds of keys there were */
+    size_t first_mark;  /* E_DICT, E_PAIRS: of the encoder's marks, where canonical */
     uint8_t *head;      /* E_FREE: where the size of the fun goes */
     uint64_t head_at;   /* E_FREE: the same as a position */
 } Frame;
@@ -28,7 +29,8 @@ typedef struct {
     State *state;
     Writer *w;
     int canonical;     /* maps in the order of their keys' bytes: for comparing terms, not for peers */
-    int nesting;       /* of canonical maps */
+    uint64_t *marks;   /* canonical: where keys and values of the open maps begin */
+    size_t mark_count, mark_room;
     Frame *stack;
     Py_ssize_t depth, room, max_depth;
     int funs;          /* funs that are being written: their size is filled in at the end, so nothing is passed on */
@@ -68,11 +70,16 @@ static inline int keys_may_meet(int classes)
            (classes & (K_ATOM | K_WORD)) == (K_ATOM | K_WORD);
 }
 
-/* A dict (pairs is NULL), or a tuple of pairs: EncodeError when two keys are one term. With out, the map is written
- * there too, in the order of its keys' bytes. */
-int canonical_pairs(Encoder *e, PyObject *obj, PyObject *pairs, Writer *out);
+/* One bytes object that is the same for two terms exactly when they are =:=. */
+PyObject *canonical_bytes(const EncodeOptions *options, PyObject *term);
+/* Are no two keys of a dict (pairs is NULL) or of a tuple of pairs one term? 1, 0, -1 and an exception. */
+int distinct_keys(const EncodeOptions *o, PyObject *dict, PyObject *pairs);
+/* For canonical maps: note where a key or value begins; put the pairs of a map that ends here in order (EncodeError
+ * when two keys are one term). */
+int mark_position(Encoder *e);
+int sort_pairs(Encoder *e, const Frame *f);
 
-int encode_nested(const EncodeOptions *o, Writer *w, PyObject *term, int canonical, int nesting);
+int encode_nested(const EncodeOptions *o, Writer *w, PyObject *term, int canonical);
 
 /* An integer that fits 64 bits. Room for 11 bytes is there. */
 static inline uint8_t *put_i64(uint8_t *p, int64_t value)

@@ -1,5 +1,8 @@
 /* When are two keys of a map one term? By a canonical encoding, in which every map stands in the order of its keys'
- * bytes: two terms are =:= exactly when their canonical bytes are the same. It is never sent. */
+ * bytes: two terms are =:= exactly when their canonical bytes are the same. It is never sent.
+ *
+ * The pairs of a map are written as they come and put in order in place when the map ends, so that maps within keys of
+ * maps take no C stack, however deep. */
 #include "encode.h"
 
 int key_classes(State *state, PyObject *key, int depth)
@@ -24,119 +27,123 @@ int key_classes(State *state, PyObject *key, int depth)
     return classes;
 }
 
-/* One bytes object that is the same for two terms exactly when they are =:=. */
-static PyObject *canonical_bytes(const EncodeOptions *o, PyObject *term, int nesting)
+typedef struct {
+    const uint8_t *key;
+    size_t key_size, size;
+} Pair;
+
+static int compare_keys(const void *left, const void *right)
 {
-    BytesWriter b;
-    bytes_writer_init(&b, NULL);
-    if (encode_nested(o, &b.w, term, 1, nesting) < 0) {
-        bytes_writer_drop(&b);
-        return NULL;
-    }
-    return bytes_writer_finish(&b);
+    const Pair *a = left, *b = right;
+    int order = memcmp(a->key, b->key, a->key_size < b->key_size ? a->key_size : b->key_size);
+    return order != 0 ? order : (a->key_size > b->key_size) - (a->key_size < b->key_size);
 }
 
-/* A dict, or tuple of pairs, in canonical order; 0 with *distinct, or -1. out may be NULL: only look. */
-int canonical_pairs(Encoder *e, PyObject *obj, PyObject *pairs, Writer *out)
+int mark_position(Encoder *e)
 {
-    PyObject *list = PyList_New(0), *key, *value, *entry;
-    Py_ssize_t at = 0, i = 0;
-    int result = -1;
-    if (list == NULL)
+    if (e->mark_count == e->mark_room) {
+        size_t room = e->mark_room == 0 ? 64 : 2 * e->mark_room;
+        uint64_t *more = PyMem_Realloc(e->marks, room * sizeof *more);
+        if (more == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        e->marks = more;
+        e->mark_room = room;
+    }
+    e->marks[e->mark_count++] = writer_position(e->w);
+    return 0;
+}
+
+int sort_pairs(Encoder *e, const Frame *f)
+{
+    Writer *w = e->w; /* a BytesWriter without pieces: all in one place, from base on */
+    size_t n = (size_t)f->n, sorted = 1;
+    const uint64_t *marks = e->marks + f->first_mark;
+    e->mark_count = f->first_mark;
+    if (n < 2)
+        return 0;
+    Pair *pairs = PyMem_Malloc(n * sizeof *pairs);
+    if (pairs == NULL) {
+        PyErr_NoMemory();
         return -1;
-    if (e->nesting >= MAX_KEY_NESTING) {
-        refuse(e, "maps are nested too deep within keys of maps");
-        goto done;
     }
-    for (;;) {
-        if (pairs == NULL) {
-            if (!PyDict_Next(obj, &at, &key, &value))
-                break;
-        } else {
-            if (i == PyTuple_GET_SIZE(pairs))
-                break;
-            PyObject *pair = PyTuple_GET_ITEM(pairs, i++);
-            if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2) {
-                refuse(e, "the pairs of a Map are tuples of two");
-                goto done;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t end = i + 1 < n ? marks[2 * i + 2] : writer_position(w);
+        pairs[i].key = w->base + marks[2 * i];
+        pairs[i].key_size = (size_t)(marks[2 * i + 1] - marks[2 * i]);
+        pairs[i].size = (size_t)(end - marks[2 * i]);
+        sorted &= i == 0 || compare_keys(&pairs[i - 1], &pairs[i]) < 0;
+    }
+    int result = 0;
+    if (!sorted) {
+        qsort(pairs, n, sizeof *pairs, compare_keys);
+        for (size_t i = 1; i < n; i++)
+            if (compare_keys(&pairs[i - 1], &pairs[i]) == 0)
+                result = refuse(e, "two keys of a map become one term");
+        uint8_t *start = w->base + marks[0], *copy = result < 0 ? NULL : PyMem_Malloc((size_t)(w->p - start));
+        if (copy != NULL) {
+            uint8_t *to = copy;
+            for (size_t i = 0; i < n; i++) {
+                memcpy(to, pairs[i].key, pairs[i].size);
+                to += pairs[i].size;
             }
-            key = PyTuple_GET_ITEM(pair, 0);
-            value = PyTuple_GET_ITEM(pair, 1);
-        }
-        Py_INCREF(value);
-        PyObject *key_bytes = canonical_bytes(e->o, key, e->nesting + 1);
-        PyObject *value_bytes = key_bytes == NULL ? NULL
-                                : out == NULL     ? Py_NewRef(Py_None)
-                                                  : canonical_bytes(e->o, value, e->nesting + 1);
-        Py_DECREF(value);
-        entry = value_bytes == NULL ? NULL : PyTuple_Pack(2, key_bytes, value_bytes);
-        Py_XDECREF(key_bytes);
-        Py_XDECREF(value_bytes);
-        if (entry == NULL || PyList_Append(list, entry) < 0) {
-            Py_XDECREF(entry);
-            goto done;
-        }
-        Py_DECREF(entry);
-    }
-    Py_ssize_t n = PyList_GET_SIZE(list);
-    PyObject *seen = PySet_New(NULL);
-    if (seen == NULL)
-        goto done;
-    for (i = 0; i < n; i++)
-        if (PySet_Add(seen, PyTuple_GET_ITEM(PyList_GET_ITEM(list, i), 0)) < 0)
-            break;
-    Py_ssize_t distinct = PySet_GET_SIZE(seen);
-    Py_DECREF(seen);
-    if (i < n)
-        goto done;
-    if (distinct < n) {
-        refuse(e, "two keys of a map become one term");
-        goto done;
-    }
-    if (out != NULL) {
-        if (PyList_Sort(list) < 0 || writer_need(out, 5) < 0)
-            goto done;
-        out->p[0] = TAG_MAP;
-        put32(out->p + 1, (uint32_t)n);
-        out->p += 5;
-        for (i = 0; i < 2 * n; i++) {
-            PyObject *part = PyTuple_GET_ITEM(PyList_GET_ITEM(list, i / 2), i % 2);
-            size_t length = (size_t)PyBytes_GET_SIZE(part);
-            if (writer_need(out, length) < 0)
-                goto done;
-            memcpy(out->p, PyBytes_AS_STRING(part), length);
-            out->p += length;
+            memcpy(start, copy, (size_t)(to - copy));
+            PyMem_Free(copy);
+        } else if (result == 0) {
+            PyErr_NoMemory();
+            result = -1;
         }
     }
-    result = 0;
-done:
-    Py_DECREF(list);
+    PyMem_Free(pairs);
     return result;
 }
 
 PyObject *canonical_term(State *state, PyObject *term)
 {
     EncodeOptions o = {.state = state, .none = state->undefined, .dialect = DIALECT_OTP};
-    return canonical_bytes(&o, term, 0);
+    return canonical_bytes(&o, term);
+}
+
+PyObject *canonical_bytes(const EncodeOptions *options, PyObject *term)
+{
+    EncodeOptions o = {.state = options->state, .none = options->none, .dialect = DIALECT_OTP};
+    BytesWriter b;
+    bytes_writer_init(&b, NULL);
+    if (encode_nested(&o, &b.w, term, 1) < 0) {
+        bytes_writer_drop(&b);
+        return NULL;
+    }
+    return bytes_writer_finish(&b);
+}
+
+static int add_key(const EncodeOptions *o, PyObject *seen, PyObject *key)
+{
+    PyObject *bytes = canonical_bytes(o, key);
+    int result = bytes == NULL ? -1 : PySet_Add(seen, bytes);
+    Py_XDECREF(bytes);
+    return result;
+}
+
+int distinct_keys(const EncodeOptions *o, PyObject *dict, PyObject *pairs)
+{
+    PyObject *seen = PySet_New(NULL), *key;
+    Py_ssize_t n = 0, at = 0;
+    int bad = seen == NULL ? -1 : 0;
+    if (pairs == NULL) {
+        for (; bad == 0 && PyDict_Next(dict, &at, &key, NULL); n++)
+            bad = add_key(o, seen, key);
+    } else {
+        for (; bad == 0 && n < PyTuple_GET_SIZE(pairs); n++)
+            bad = add_key(o, seen, PyTuple_GET_ITEM(PyTuple_GET_ITEM(pairs, n), 0));
+    }
+    int distinct = bad < 0 ? -1 : PySet_GET_SIZE(seen) == n;
+    Py_XDECREF(seen);
+    return distinct;
 }
 
 int keys_are_distinct(State *state, PyObject *pairs)
 {
     EncodeOptions o = {.state = state, .none = state->undefined, .dialect = DIALECT_OTP};
-    PyObject *seen = PySet_New(NULL);
-    if (seen == NULL)
-        return -1;
-    Py_ssize_t n = PyTuple_GET_SIZE(pairs);
-    for (Py_ssize_t i = 0; i < n; i++) {
-        PyObject *bytes = canonical_bytes(&o, PyTuple_GET_ITEM(PyTuple_GET_ITEM(pairs, i), 0), 0);
-        int bad = bytes == NULL ? -1 : PySet_Add(seen, bytes);
-        Py_XDECREF(bytes);
-        if (bad < 0) {
-            Py_DECREF(seen);
-            return -1;
-        }
-    }
-    int distinct = PySet_GET_SIZE(seen) == n;
-    Py_DECREF(seen);
-    return distinct;
+    return distinct_keys(&o, NULL, pairs);
 }

@@ -290,7 +290,7 @@ int put_bits(Encoder *e, PyObject *value)
 int put_ling_pid(Encoder *e, PyObject *value)
 {
     uint64_t boxid = 0, domid = 0, id = 0;
-    if (e->o->dialect != DIALECT_LING)
+    if (e->o->dialect != DIALECT_LING && !e->canonical)
         return refuse(e, "a LingPid can't be said outside the ling dialect");
     if (field_word(e, R_LING_PID, value, LING_BOXID, UINT64_MAX, &boxid) < 0 ||
         field_word(e, R_LING_PID, value, LING_DOMID, UINT32_MAX, &domid) < 0 ||

@@ -58,7 +58,6 @@ enum {
 #define MAX_REF_WORDS 5               /* erl_ext_dist, NEWER_REFERENCE_EXT */
 #define MAX_DEPTH 10000               /* nesting: hash and compare of nested tuples recurse in CPython's C */
 #define MAX_KEY_DEPTH 64              /* tuples nested in a map key that we let Python hash */
-#define MAX_KEY_NESTING 100           /* maps within keys of maps: comparing keys recurses here */
 #define MAX_LING_DEPTH 1000           /* LING's decoder */
 #define MAX_ENCODED_BIG 524280        /* bytes of magnitude; OTP 28's largest integer */
 #define MAX_DECODED_BIG 4194296       /* OTP 25's largest integer */

@@ -158,7 +158,6 @@ static int etf_exec(PyObject *module)
         PyModule_AddIntConstant(module, "MAX_ENCODED_BIG", MAX_ENCODED_BIG) < 0 ||
         PyModule_AddIntConstant(module, "MAX_DECODED_BIG", MAX_DECODED_BIG) < 0 ||
         PyModule_AddIntConstant(module, "MAX_KEY_DEPTH", MAX_KEY_DEPTH) < 0 ||
-        PyModule_AddIntConstant(module, "MAX_KEY_NESTING", MAX_KEY_NESTING) < 0 ||
         PyModule_AddIntConstant(module, "BIG_BINARY", BIG_BINARY) < 0 ||
         PyModule_AddIntConstant(module, "RECENT_ATOMS", RECENT_ATOMS) < 0)
         return -1;

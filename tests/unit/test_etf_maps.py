@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from node import _etf
-from node.etf import DecodeError, decode, encode
+from node.etf import MAX_DEPTH, DecodeError, decode, encode
 from node.terms import Atom, BitString, Export, ImproperList, Map, Pid, Reference
 
 NODE = Atom("a@b")
@@ -102,16 +102,23 @@ def test_deep_keys_are_left_to_the_map() -> None:
     assert encode(decode(data)) == data
 
 
-def test_maps_nested_in_keys() -> None:
-    key: object = 1
-    for _ in range(_etf.MAX_KEY_NESTING - 1):
-        key = Map(((key, 1), ([], 2)))
-    data = encode(key)
-    assert encode(decode(data)) == data
-    for _ in range(5):
-        data = b"\x83t" + u32(2) + data[1:] + b"a\x01ja\x02"
-    with pytest.raises(DecodeError, match="within keys"):
-        decode(data)
+@pytest.mark.parametrize("order", [0, 1])
+def test_maps_nested_in_keys(order: int) -> None:
+    # as deep as terms may be, in an order that has to be sorted and in one that has not
+    depth = MAX_DEPTH - 1
+    head = b"t" + u32(2) + (b"ja\x07" if order else b"")
+    tail = b"a\x01" + (b"" if order else b"ja\x02")
+    data = b"\x83" + head * depth + b"t" + u32(0) + tail * depth
+    got = decode(data)
+    assert type(got) is Map
+    assert encode(got) == data
+    assert got.get([]) == (7 if order else 2)
+    with pytest.raises(DecodeError, match="too deep"):
+        decode(b"\x83" + head * 2 + data[1:] + tail * 2)
+    # a duplicate at the innermost level is found
+    twice = b"t" + u32(2) + b"ja\x01ja\x02"
+    with pytest.raises(DecodeError, match="same key twice"):
+        decode(b"\x83" + head * 100 + twice + tail * 100)
 
 
 @pytest.mark.parametrize("key", [1, 1.5, -0.0, True, b"a", Atom("a"), (1, 2.0), [1], {1: 2}, (True, [])], ids=repr)
