@@ -1,10 +1,11 @@
-"""The two compiled parts: the term codec (a CPython extension) and, later, the pores' C core (cffi)."""
+"""The two compiled parts: the term codec (a CPython extension) and the pores' C core (cffi)."""
 
 from glob import glob
 
 from setuptools import Extension, setup
 
 setup(
+    cffi_modules=["csrc/ffi/build_pore.py:ffi"],
     ext_modules=[
         Extension(
             "node._etf",

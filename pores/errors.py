@@ -60,7 +60,9 @@ class BackendUnavailable(PoreError):
     """No backend answers. `attempts`: each that was tried and why it failed."""
 
     def __init__(self, attempts: Sequence[tuple[str, str]] = (), errno: int = _errno.ENXIO) -> None:
-        super().__init__(errno, "no backend: " + ("; ".join(f"{name}: {why}" for name, why in attempts) or "none tried"))
+        super().__init__(
+            errno, "no backend: " + ("; ".join(f"{name}: {why}" for name, why in attempts) or "none tried")
+        )
         self.attempts = tuple(attempts)
 
 

@@ -1,0 +1,244 @@
+/* Waiting: spin as far as that pays, then sleep until the peer pokes.
+ *
+ * Spinning saves two wake-ups of the kernel when the peer runs on another cpu, and costs its whole time when the peer needs
+ * ours. Nobody can know beforehand: each side of a pore learns. While spinning is met it goes on; after a few misses in a row
+ * it rests for some waits, twice as many after each failed trial. A trial spins longer than a wake-up takes, several times:
+ * a peer that still sleeps between messages is met too, and both sides find out.
+ */
+#define _GNU_SOURCE
+#include <poll.h>
+#include <sched.h>
+#include <time.h>
+
+#include "core.h"
+
+enum {
+    SPIN_NS = 25000,        /* about what half a wake-up costs */
+    TRIAL_NS = 120000,      /* more than a wake-up of a sleeping cpu takes */
+    TRIAL_TURNS = 4,
+    MISSES_MAX = 3,
+    REST_FIRST = 32,
+    REST_MAX = 4096,
+    LOOKS_PER_CLOCK = 32
+};
+
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static inline void relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* ---- learning ---- */
+
+static int one_cpu(void) {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) < 2;
+}
+
+/* Nanoseconds to spin this time; 0: don't. */
+static int64_t spin_budget(struct spin *spin, int spin_us) {
+    if (!spin_us) return 0;
+    if (spin_us > 0) return (int64_t)spin_us * 1000;
+    if (!spin->rest) return spin->trial ? TRIAL_NS : SPIN_NS;
+    if (--spin->rest) return 0;
+    spin->trial = TRIAL_TURNS;
+    return TRIAL_NS;
+}
+
+static void spin_learn(struct spin *spin, bool met) {
+    spin->spins++;
+    if (met) {
+        spin->hits++;
+        spin->misses = spin->trial = spin->interval = 0;
+        return;
+    }
+    if (spin->trial ? --spin->trial : ++spin->misses < MISSES_MAX) return;
+    spin->interval = !spin->interval ? REST_FIRST : spin->interval < REST_MAX ? spin->interval * 2 : REST_MAX;
+    spin->rest = spin->interval;
+    spin->misses = 0;
+}
+
+/* ---- pokes ---- */
+
+/* Takes pending pokes; event.lock is held. Everybody who sleeps looks again. */
+static int drain_locked(struct pore *pore) {
+    int some = 0, gone = 0;
+    for (int i = 0; i < pore->channel_count; i++) {
+        int result = pore->backend->drain(&pore->channels[i]);
+        if (result < 0) gone = 1;
+        else some |= result;
+    }
+    pore->event.irqs += (uint64_t)some;
+    pore->event.drains++;
+    if (pore->event.waiters) pthread_cond_broadcast(&pore->event.changed);
+    return gone ? -EPIPE : some;
+}
+
+int event_drain(struct pore *pore, pore_id id) {
+    int result;
+    pthread_mutex_lock(&pore->event.lock);
+    result = pore->event.id == id ? drain_locked(pore) : -EBADF;
+    pthread_mutex_unlock(&pore->event.lock);
+    if (result == -EPIPE) pore_fail_with(pore, id, PORE_PEER_GONE);
+    return result;
+}
+
+/* The thread is inside: until waiter_leave the pore stays mapped and its descriptor open. */
+static int waiter_enter(struct pore *pore, pore_id id, uint32_t *drains) {
+    int error = 0;
+    pthread_mutex_lock(&pore->event.lock);
+    if (pore->event.id == id) pore->event.waiters++;
+    else error = -EBADF;
+    *drains = pore->event.drains;
+    pthread_mutex_unlock(&pore->event.lock);
+    return error;
+}
+
+static void waiter_leave(struct pore *pore) {
+    pthread_mutex_lock(&pore->event.lock);
+    if (!--pore->event.waiters) pthread_cond_broadcast(&pore->event.changed);
+    pthread_mutex_unlock(&pore->event.lock);
+}
+
+/* Sleeps until somebody has drained since `drains`, or the deadline: 1 look again, 0 timeout, -errno. One thread polls for
+ * all that sleep here: a poke that it takes may be meant for another, so all look again. */
+static int sleep_until(struct pore *pore, pore_id id, uint32_t *drains, int64_t deadline) {
+    struct event *event = &pore->event;
+    struct timespec at = {deadline / 1000000000, deadline % 1000000000}, left;
+    struct pollfd fd = {.fd = pore->fd, .events = POLLIN};
+    int result = 1, drained = 0;
+    pthread_mutex_lock(&event->lock);
+    if (event->id == id && event->drains == *drains && event->polling) {
+        result = deadline < 0 ? pthread_cond_wait(&event->changed, &event->lock)
+                              : pthread_cond_timedwait(&event->changed, &event->lock, &at);
+        result = result == ETIMEDOUT ? 0 : 1;
+    } else if (event->id == id && event->drains == *drains) {
+        event->polling = 1;
+        pthread_mutex_unlock(&event->lock);
+        if (deadline >= 0) {
+            int64_t rest = deadline - now_ns();
+            if (rest < 0) rest = 0;
+            left = (struct timespec){rest / 1000000000, rest % 1000000000};
+        }
+        result = ppoll(&fd, 1, deadline < 0 ? NULL : &left, NULL);
+        if (result < 0) result = -errno;
+        pthread_mutex_lock(&event->lock);
+        event->polling = 0;
+        if (result > 0) drained = drain_locked(pore);
+        pthread_cond_broadcast(&event->changed); /* the next one polls */
+    }
+    *drains = event->drains;
+    pthread_mutex_unlock(&event->lock);
+    if (drained == -EPIPE) pore_fail_with(pore, id, PORE_PEER_GONE);
+    return result;
+}
+
+/* ---- looking ---- */
+
+/* 1: there, 0: not yet (announced if so wanted), -errno. Copies what a spinner looks at. */
+static int look(struct pore *pore, pore_id id, int what, uint32_t slots, bool announce, struct ring *ring) {
+    struct side *side = what == PORE_IN ? &pore->in : &pore->out;
+    uint32_t need = what == PORE_IN ? 1 : slots;
+    int result;
+    pthread_mutex_lock(&side->lock);
+    if (side->id != id) {
+        result = -EBADF;
+    } else if (side->reason == PORE_CORRUPT || (side->reason && what == PORE_OUT)) {
+        result = reason_error(side->reason);
+    } else if (need > side->ring.most) {
+        result = -EINVAL;
+    } else {
+        result = side->ring.known < need ? ring_look(&side->ring) : 0;
+        if (!result && announce && side->ring.known < need) result = ring_announce(&side->ring, need);
+        if (!result && side->ring.known >= need) result = 1;
+        else if (!result && side->reason) result = reason_error(side->reason);
+        *ring = side->ring;
+    }
+    pthread_mutex_unlock(&side->lock);
+    if (result == -EBADMSG) pore_fail_with(pore, id, PORE_CORRUPT);
+    return result;
+}
+
+/* Spins without a lock: others may read and write meanwhile. The caller is a waiter, so the memory stays. */
+static int spin(struct pore *pore, pore_id id, int what, uint32_t slots, int64_t deadline, struct ring *ring) {
+    struct side *side = what == PORE_IN ? &pore->in : &pore->out;
+    int64_t budget, end;
+    int result = 0;
+    pthread_mutex_lock(&side->lock);
+    budget = side->id == id ? spin_budget(&side->spin, pore->spin_us) : 0;
+    if (budget && pore->spin_us < 0 && (!side->spin.spins || side->spin.trial == TRIAL_TURNS) && one_cpu()) {
+        side->spin.rest = REST_MAX;
+        budget = 0;
+    }
+    pthread_mutex_unlock(&side->lock);
+    if (!budget) return 0;
+    end = now_ns() + budget;
+    if (deadline >= 0 && deadline < end) end = deadline;
+    do {
+        for (int i = 0; i < LOOKS_PER_CLOCK && !result; i++) {
+            if (ring_moved(ring)) result = look(pore, id, what, slots, false, ring);
+            relax();
+        }
+    } while (!result && now_ns() < end);
+    pthread_mutex_lock(&side->lock);
+    if (side->id == id) spin_learn(&side->spin, result == 1);
+    pthread_mutex_unlock(&side->lock);
+    return result;
+}
+
+int pore_spin(struct pore_table *table, pore_id id, int what, uint32_t slots) {
+    struct pore *pore = table_find(table, id);
+    struct ring ring;
+    uint32_t drains;
+    int result = !pore ? -EBADF : what != PORE_IN && what != PORE_OUT ? -EINVAL : 0;
+    if (!result) result = look(pore, id, what, slots, false, &ring);
+    if (result) return result;
+    if ((result = waiter_enter(pore, id, &drains))) return result;
+    result = spin(pore, id, what, slots, -1, &ring);
+    waiter_leave(pore);
+    return result;
+}
+
+int pore_wait(struct pore_table *table, pore_id id, int what, uint32_t slots, int64_t timeout_us) {
+    struct pore *pore = table_find(table, id);
+    int64_t deadline = -1;
+    struct ring ring;
+    uint32_t drains;
+    int result = !pore ? -EBADF : what != PORE_IN && what != PORE_OUT ? -EINVAL : 0;
+    if (!result) result = look(pore, id, what, slots, false, &ring);
+    if (result) return result;
+    if (timeout_us >= 0) {
+        int64_t now = now_ns();
+        deadline = timeout_us > (INT64_MAX - now) / 1000 ? INT64_MAX : now + timeout_us * 1000;
+    }
+    if ((result = waiter_enter(pore, id, &drains))) return result;
+    result = spin(pore, id, what, slots, deadline, &ring);
+    for (int slept = 0; !result; slept = 1) {
+        int sleep;
+        result = look(pore, id, what, slots, true, &ring);
+        if (result) break;
+        if (!slept) {
+            struct side *side = what == PORE_IN ? &pore->in : &pore->out;
+            pthread_mutex_lock(&side->lock);
+            side->spin.sleeps++;
+            pthread_mutex_unlock(&side->lock);
+        }
+        sleep = sleep_until(pore, id, &drains, deadline);
+        if (sleep < 0) {
+            result = sleep;
+        } else if (!sleep) {
+            result = look(pore, id, what, slots, false, &ring);
+            break;
+        }
+    }
+    waiter_leave(pore);
+    return result;
+}

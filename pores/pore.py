@@ -1,0 +1,344 @@
+"""One pore: shared memory and event channels, read, written and waited for.
+
+Opening one between two domains is the membrane's.
+
+Nothing here blocks but `wait_read` and `wait_write`, and nothing is copied but from and into the ring.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+import warnings
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import _native
+from ._native import ACTIVE, PASSIVE, REASONS, SPIN_DEFAULT, error, ffi, lib
+from .errors import PoreError, PoreTooBig
+from .registry import PoreTable
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["ACTIVE", "PASSIVE", "SPIN_DEFAULT", "Pore", "PoreInfo"]
+
+# The most that one read() without a limit takes.
+READ_MAX = 65536
+
+_POKE = lib.PORE_POKE
+_KINDS = {lib.PORE_STRAW: "straw", lib.PORE_TUBE: "tube", lib.PORE_XENSTORE: "xenstore"}
+
+# Bound once: these are called once a message.
+_read, _write, _write_frame, _unpack = lib.pore_read, lib.pore_write, lib.pore_write_frame, ffi.unpack
+
+
+class PoreInfo(NamedTuple):
+    """What a pore says of itself; sizes in bytes, of a tube in packets."""
+
+    kind: str  # "straw", "tube", "xenstore"
+    role: int  # ACTIVE or PASSIVE
+    reason: str  # "" while open
+    channels: int
+    owner: int
+    in_size: int
+    out_size: int
+    packet_max: int  # 0: a stream
+    pages: int
+    suppress: bool
+    in_total: int
+    out_total: int
+    pokes: int
+    pokes_spared: int
+    irqs: int
+    spins: int
+    spin_hits: int
+    sleeps: int
+
+
+class Pore:
+    """An open pore; a context manager. Made by `straw`, `tube` and `xenstore`.
+
+    `memory` is a sealed memfd: it stays the caller's, and may be closed afterwards. Channels are descriptors of
+    socketpair ends: the pore's when a maker returns, the caller's still when it raises. `role` is ACTIVE for the side
+    that granted the memory (and lays it out: make its pore before the peer knows of it), PASSIVE for the other. `owner`
+    is any number, for `PoreTable.close_owned`. Makers raise PoreError: EPERM (unsealed), EINVAL (too small, a wrong
+    option), EMFILE (the table is full); PoreCorrupt: not laid out as agreed.
+    """
+
+    __slots__ = ("_buffer", "_id", "_reason", "_t", "_two", "id", "table")
+
+    def __init__(self, table: PoreTable, id: int) -> None:
+        self.table = table
+        self.id = id
+        self._t = table.cdata
+        self._id = id
+        self._reason = ""
+        self._two = ffi.new("uint32_t[2]")
+        self._buffer: Any = None
+
+    # ---- makers ----
+
+    @classmethod
+    def straw(
+        cls,
+        memory: int,
+        channel: int,
+        *,
+        role: int,
+        ring_bytes: int = 0,
+        suppress: bool | None = None,
+        spin_us: int = SPIN_DEFAULT,
+        owner: int = 0,
+        page_index: Sequence[int] | None = None,
+        table: PoreTable | None = None,
+    ) -> Pore:
+        """A straw: LING's 8 pages, or a wide one of `ring_bytes` a direction (pages: `straw_pages`).
+
+        suppress: the sides announce that they wait and are poked only then; by default as soon as the straw is wide.
+        Both sides must agree on ring_bytes and suppress. spin_us: how long a wait may spin; 0 never; by default as far
+        as it pays.
+        """
+        pages = _native.straw_pages(ring_bytes)
+        options = _options(role, owner, spin_us, ring_bytes, bool(ring_bytes) if suppress is None else suppress)
+        return cls._open(lib.pore_open_straw, table, memory, pages, page_index, (channel,), options)
+
+    @classmethod
+    def xenstore(
+        cls,
+        memory: int,
+        channel: int,
+        *,
+        role: int = PASSIVE,
+        spin_us: int = SPIN_DEFAULT,
+        owner: int = 0,
+        page_index: Sequence[int] | None = None,
+        table: PoreTable | None = None,
+    ) -> Pore:
+        """XenStore's ring page; PASSIVE is the domain, ACTIVE the store."""
+        options = _options(role, owner, spin_us)
+        return cls._open(lib.pore_open_xenstore, table, memory, 1, page_index, (channel,), options)
+
+    @classmethod
+    def tube(
+        cls,
+        memory: int,
+        channel_tx: int,
+        channel_rx: int,
+        *,
+        role: int,
+        refs: Sequence[int] | None = None,
+        spin_us: int = SPIN_DEFAULT,
+        owner: int = 0,
+        page_index: Sequence[int] | None = None,
+        table: PoreTable | None = None,
+    ) -> Pore:
+        """A tube: packets of 1 to 4096 bytes, 31 each way. tx is from opener (PASSIVE) to acceptor (ACTIVE).
+
+        65 pages: the page, 32 buffers of tx, 32 of rx. refs: the buffers' 64 grant references.
+        """
+        options = _options(role, owner, spin_us)
+        if refs is not None and len(refs) != _native.TUBE_BUFFERS:
+            raise ValueError(f"{_native.TUBE_BUFFERS} refs are needed, not {len(refs)}")
+        array = ffi.NULL if refs is None else ffi.new("uint32_t[]", list(refs))
+        channels = (channel_tx, channel_rx, array)
+        return cls._open(lib.pore_open_tube, table, memory, _native.TUBE_PAGES, page_index, channels, options)
+
+    @classmethod
+    def _open(
+        cls,
+        maker: Any,
+        table: PoreTable | None,
+        memory: int,
+        pages: int,
+        page_index: Sequence[int] | None,
+        channels: tuple[Any, ...],
+        options: Any,
+    ) -> Pore:
+        table = table or PoreTable(1)
+        struct, _alive = _native.memory(memory, pages, page_index)
+        id = ffi.new("pore_id *")
+        result = maker(table.cdata, struct, *channels, options, id)
+        if result < 0:
+            raise error(result)
+        return cls(table, id[0])
+
+    # ---- data ----
+
+    def read(self, limit: int = READ_MAX, poke: bool = True) -> bytes:
+        """Up to `limit` bytes (at most READ_MAX), of a tube one packet; b"" when nothing is there now.
+
+        Then the descriptor becomes readable when something is. The peer is told that there is room again, unless `poke`
+        is False: then poke() does, once for many. PoreClosed after the last byte, PoreCorrupt.
+        """
+        buffer = self._buffer
+        if buffer is None:
+            buffer = self._buffer = ffi.new("char[]", READ_MAX)
+        n = _read(self._t, self._id, buffer, limit if limit < READ_MAX else READ_MAX, poke)
+        if n > 0:
+            data: bytes = _unpack(buffer, n)
+            return data
+        if n < 0:
+            raise self._error(n)
+        return b""
+
+    def readinto(self, buffer: Buffer, poke: bool = True) -> int:
+        """As `read`, into a writable buffer; how many bytes."""
+        into = ffi.from_buffer(buffer, True)
+        n = _read(self._t, self._id, into, len(into), poke)
+        if n < 0:
+            raise self._error(n)
+        return n
+
+    def write(self, data: Buffer, poke: bool = True) -> int:
+        """As many bytes as there is room for; of a tube one packet or nothing. Returns how many.
+
+        Less than all: the descriptor becomes readable when there is room again. The peer is told, unless `poke` is
+        False. PoreClosed, PoreCorrupt, PoreTooBig (a packet).
+        """
+        if type(data) is not bytes:
+            data = ffi.from_buffer(data)
+        n = _write(self._t, self._id, data, len(data), poke)  # type: ignore[arg-type]
+        if n < 0:
+            raise self._error(n, len(data))  # type: ignore[arg-type]
+        return n
+
+    def write_frame(self, data: Buffer, poke: bool = True) -> bool:
+        """The length of `data` as u32 big-endian, then data, in one piece: False when there is no room for all of it.
+
+        Then the descriptor becomes readable when there is. PoreTooBig when there will never be: write it in parts.
+        """
+        if type(data) is not bytes:
+            data = ffi.from_buffer(data)
+        n = _write_frame(self._t, self._id, data, len(data), poke)  # type: ignore[arg-type]
+        if n < 0:
+            raise self._error(n, len(data))  # type: ignore[arg-type]
+        return n > 0
+
+    def poke(self) -> bool:
+        """Tells the peer of what was read and written with poke=False, if it wants to know; whether it was told."""
+        return self._checked(lib.pore_poke(self._t, self._id)) > 0
+
+    # ---- events ----
+
+    def avail(self) -> tuple[int, int]:
+        """(to be read, room to write), in bytes, of a tube in packets. To be called when the descriptor is readable.
+
+        Takes the pokes, so that it is not readable any more, and announces anew what is waited for. PoreClosed when the
+        peer is gone and all is read, PoreCorrupt.
+        """
+        two = self._two
+        self._checked(lib.pore_avail(self._t, self._id, two, two + 1))
+        return two[0], two[1]
+
+    @property
+    def fd(self) -> int:
+        """The descriptor to poll for reading, for events of both directions; the same while the pore is open."""
+        return self._checked(lib.pore_fd(self._t, self._id))
+
+    def fileno(self) -> int:
+        return self.fd
+
+    @property
+    def slots(self) -> int:
+        """Free room for output: bytes, of a tube packets. Announces nothing."""
+        return self._checked(lib.pore_slots(self._t, self._id))
+
+    def notify_when(self, slots: int) -> bool:
+        """True: so many are free now. False: the descriptor becomes readable when they are; ask `avail` then."""
+        return self._checked(lib.pore_notify_when(self._t, self._id, slots)) > 0
+
+    def spin(self, slots: int = 0) -> bool:
+        """Spins as far as that has paid before, for something to read (slots 0) or so much room: is it there now?"""
+        return self._checked(lib.pore_spin(self._t, self._id, lib.PORE_OUT if slots else lib.PORE_IN, slots)) > 0
+
+    def wait_read(self, timeout: float | None = None) -> bool:
+        """Blocks until there is something to read; False when `timeout` seconds have passed. Releases the GIL."""
+        return self._wait(lib.PORE_IN, 0, timeout)
+
+    def wait_write(self, slots: int = 1, timeout: float | None = None) -> bool:
+        """Blocks until so much room is free; False when `timeout` seconds have passed. Releases the GIL."""
+        return self._wait(lib.PORE_OUT, slots, timeout)
+
+    def _wait(self, what: int, slots: int, timeout: float | None) -> bool:
+        if timeout is None:
+            while True:
+                result = lib.pore_wait(self._t, self._id, what, slots, -1)
+                if result != -errno.EINTR:  # Python's handlers of signals have run when we come here
+                    return self._checked(result) > 0
+        deadline = time.monotonic() + timeout
+        while True:
+            left = max(0, int((deadline - time.monotonic()) * 1e6))
+            result = lib.pore_wait(self._t, self._id, what, slots, left)
+            if result != -errno.EINTR:
+                return self._checked(result) > 0
+
+    # ---- the end ----
+
+    @property
+    def closed(self) -> bool:
+        """By us. A pore whose peer is gone is not closed yet: see `reason`."""
+        return not self._id
+
+    @property
+    def reason(self) -> str:
+        """Why nothing can be written any more: "", "peer_gone", "corrupt", "host_down", "refused"; "closed" by us."""
+        if not self._id:
+            return self._reason or "closed"
+        result = lib.pore_error(self._t, self._id)
+        return "closed" if result < 0 else REASONS.get(result, "")
+
+    def fail(self, reason: str) -> None:
+        """Ends it from our side, not yet closed: what arrived can be read, then PoreClosed(reason). The first stays."""
+        number = next((number for number, name in REASONS.items() if name == reason), lib.PORE_REFUSED)
+        self._checked(lib.pore_fail(self._t, self._id, number))
+
+    def info(self) -> PoreInfo:
+        info = ffi.new("struct pore_info *")
+        self._checked(lib.pore_info(self._t, self._id, info))
+        fields = {name: getattr(info, name) for name in PoreInfo._fields}
+        kind, reason = _KINDS[info.kind], REASONS.get(info.reason, "")
+        return PoreInfo(**{**fields, "kind": kind, "reason": reason, "suppress": bool(info.suppress)})
+
+    def close(self, reason: str = "closed") -> None:
+        """Unmaps the memory and closes the channels, all done when it returns; sleeping threads get PoreClosed.
+
+        May be called twice; the first reason stays.
+        """
+        if self._id:
+            id, self._id = self._id, 0
+            self._reason = reason
+            lib.pore_close(self._t, id)
+
+    def __enter__(self) -> Pore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if self._id and lib.pore_error(self._t, self._id) >= 0:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<Pore {self.id:#x} {self.reason or 'open'}>"
+
+    def _checked(self, result: int) -> int:
+        if result < 0:
+            raise self._error(result)
+        return result
+
+    def _error(self, result: int, size: int = 0) -> PoreError:
+        if result == -errno.EMSGSIZE and size:
+            info = self.info()
+            return PoreTooBig(size, info.packet_max or info.out_size - 4, "packet" if info.packet_max else "frame")
+        return error(result, self.reason)
+
+
+def _options(role: int, owner: int, spin_us: int, ring_bytes: int = 0, suppress: bool = False) -> Any:
+    return ffi.new(
+        "struct pore_options *",
+        {"role": role, "owner": owner, "spin_us": spin_us, "ring_bytes": ring_bytes, "suppress": suppress},
+    )
