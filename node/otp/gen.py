@@ -70,38 +70,38 @@ class CallerProcess(Process):
         """Its pid is in every request, so anybody may link to it or try to end it: calls of others go on."""
 
 
-class Call:
-    """One call under way. Its reference is the monitor's and the tag's."""
+class Call(Waiter):
+    """One call under way; await it for the reply. Its reference is the monitor's and the tag's."""
 
-    __slots__ = ("_deadline", "_router", "_target", "_watcher", "ref", "waiter")
+    __slots__ = ("_deadline", "_limit", "_router", "_target", "_watcher", "ref")
 
     def __init__(self, router: Router, watcher: Pid, target: Any) -> None:
+        super().__init__(router.turn)
         self._router = router
         self._watcher = watcher
         self._target = target
         self.ref = router.new_ref()
-        self.waiter = Waiter(router.turn)
         self._deadline: Deadline | None = None
 
     def expire_after(self, timeout: float) -> None:
-        def expired() -> None:
-            self._router.calls.pop(self.ref, None)
-            self.waiter.fail(CallTimeout(timeout))
+        self._limit = timeout
+        self._deadline = self._router.deadlines.after(timeout, self._expired)
 
-        self._deadline = self._router.deadlines.after(timeout, expired)
+    def _expired(self) -> None:
+        self._router.calls.pop(self.ref, None)
+        self.fail(CallTimeout(self._limit))
 
-    def on_reply(self, value: Any) -> None:
-        self.waiter.wake(value)
+    on_reply = Waiter.wake
 
     def on_down(self, reason: Any) -> None:
         if isinstance(reason, NodeDown):
-            self.waiter.fail(reason)
+            self.fail(reason)
         elif reason is NOPROC:
-            self.waiter.fail(NoProc(self._target))
+            self.fail(NoProc(self._target))
         elif reason is NOCONNECTION:
-            self.waiter.fail(NodeDown(_node_of(self._target).name, "no connection"))
+            self.fail(NodeDown(_node_of(self._target).name, "no connection"))
         else:
-            self.waiter.fail(CallExit(reason))
+            self.fail(CallExit(reason))
 
     def on_spawned(self, result: Any) -> None:
         """Not for calls."""
@@ -128,37 +128,48 @@ async def call(
         target = (target, router.name)
     elif type(target) is Reference:
         raise TypeError("an alias can't be called")
-    node = _node_of(target)
-    if node is not router.name and not router.peers.get(node).flags & _ALIASES:
-        caller = router.caller  # a peer without aliases, or one that is not connected yet
-    pending = Call(router, caller.pid, target)
-    ref = pending.ref
-    known_as = target if type(target) is Pid else target[0]
-    try:
-        if node is router.name:
-            process = router.find(known_as)
-            if process is None:
-                raise NoProc(to)
-            if process is caller:
-                raise CallExit(Atom("calling_self"))
-            message = router.local_copy((label, (caller.pid, _tag(caller, ref)), request))
-            process.watchers[ref] = (caller.pid, known_as)
-            router.calls[ref] = pending
+    node: Atom
+    known_as: Pid | Atom
+    if type(target) is Pid:
+        node, known_as = target.node, target
+    else:
+        known_as, node = target
+    if node is router.name:
+        pending = Call(router, caller.pid, target)
+        ref = pending.ref
+        process = router.find(known_as)
+        if process is None:
+            raise NoProc(to)
+        if process is caller:
+            raise CallExit(Atom("calling_self"))
+        message = router.local_copy((label, (caller.pid, _tag(caller, ref)), request))
+        process.watchers[ref] = (caller.pid, known_as)
+        router.calls[ref] = pending
+        try:
             process.deliver(message)
-        else:
-            peer: Peer = router.peers.get(node)
-            lone = not router.calls
-            router.watch_call(pending, node, ref)
-            peer.signal((c.MONITOR_P, caller.pid, known_as, ref), NO_PAYLOAD)
-            peer.signal(
-                (c.SEND, _EMPTY, known_as) if type(known_as) is Pid else (c.REG_SEND, caller.pid, _EMPTY, known_as),
-                (label, (caller.pid, _tag(caller, ref)), request),
-            )
-            if lone and not router.turn.open:
-                peer.flush()  # a lone caller does not wait for the end of the turn; many share one write
+            if timeout is not None:
+                pending.expire_after(timeout)
+            return await pending
+        finally:
+            pending.close()
+    peer: Peer = router.peers.get(node)
+    if not peer.flags & _ALIASES:
+        caller = router.caller  # a peer without aliases, or one that is not connected yet
+    pid = caller.pid
+    pending = Call(router, pid, target)
+    ref = pending.ref
+    tag = ref if caller is router.caller else _tag(caller, ref)
+    control = (c.SEND, _EMPTY, known_as) if type(known_as) is Pid else (c.REG_SEND, pid, _EMPTY, known_as)
+    lone = not router.calls and not router.turn.crowded
+    router.watch_call(pending, node, ref)
+    try:
+        peer.signal((c.MONITOR_P, pid, known_as, ref), NO_PAYLOAD)
+        peer.signal(control, (label, (pid, tag), request))
+        if lone:
+            peer.flush()  # a lone caller does not wait for the end of the turn; many share one write
         if timeout is not None:
             pending.expire_after(timeout)
-        return await pending.waiter
+        return await pending
     finally:
         pending.close()
 

@@ -142,15 +142,22 @@ class Rex(GenServer):
         self.process.router.spawn(run, label="rpc")
 
 
-class _SpawnCall:
-    """A SPAWN_REQUEST of ours that waits for its result."""
+class _SpawnCall(Waiter):
+    """A SPAWN_REQUEST of ours; await it for its result."""
 
-    def __init__(self, router: Router, node: Atom) -> None:
+    __slots__ = ("limit", "node", "pid", "ref", "tag")
+
+    def __init__(self, router: Router, node: Atom, limit: float | None) -> None:
+        super().__init__(router.turn)
         self.ref = router.new_ref()
-        self.result = router.new_ref()
+        self.tag = router.new_ref()
         self.node = node
-        self.waiter = Waiter(router.turn)
+        self.limit = limit
         self.pid: Pid | None = None
+
+    def expired(self) -> None:
+        assert self.limit is not None
+        self.fail(CallTimeout(self.limit))
 
     def on_reply(self, value: Any) -> None:
         """Nothing replies to these."""
@@ -159,27 +166,27 @@ class _SpawnCall:
         if type(result) is Pid:
             self.pid = result
         else:
-            self.waiter.fail(RemoteError((_ERPC, result)))
+            self.fail(RemoteError((_ERPC, result)))
 
     def on_down(self, reason: Any) -> None:
         if isinstance(reason, NodeDown):
-            self.waiter.fail(reason)
+            self.fail(reason)
         elif reason is NOCONNECTION:
-            self.waiter.fail(NodeDown(self.node.name, "no connection"))
-        elif type(reason) is tuple and len(reason) >= 3 and reason[0] == self.result:
+            self.fail(NodeDown(self.node.name, "no connection"))
+        elif type(reason) is tuple and len(reason) >= 3 and reason[0] == self.tag:
             self._result(*reason[1:])
         else:
-            self.waiter.fail(RemoteExit((Atom("signal"), reason)))
+            self.fail(RemoteExit((Atom("signal"), reason)))
 
     def _result(self, kind: Any, value: Any, stack: Any = None) -> None:
         if kind is _KINDS["return"]:
-            self.waiter.wake(value)
+            self.wake(value)
         elif kind is _KINDS["throw"]:
-            self.waiter.fail(RemoteThrow(value))
+            self.fail(RemoteThrow(value))
         elif kind is _KINDS["exit"]:
-            self.waiter.fail(RemoteExit(value))
+            self.fail(RemoteExit(value))
         else:
-            self.waiter.fail(RemoteError(value, stack))
+            self.fail(RemoteError(value, stack))
 
 
 async def rpc(
@@ -192,22 +199,21 @@ async def rpc(
     await peer.connect()
     if not peer.flags & _SPAWN:
         return await _rpc_by_rex(router, node, module, function, args, timeout)
-    call = _SpawnCall(router, node)
+    call = _SpawnCall(router, node, timeout)
     caller = router.caller
-    lone = not router.calls
+    lone = not router.calls and not router.turn.crowded
     router.watch_call(call, node, call.ref)
     deadline = None
     try:
         mfa = (_ERPC, _EXECUTE_CALL, 4)
         leader = router.leader
         request = (c.SPAWN_REQUEST, call.ref, caller.pid, leader, mfa, [_MONITOR])
-        peer.signal(request, [call.result, module, function, args])
+        peer.signal(request, [call.tag, module, function, args])
         if lone:
             peer.flush()
         if timeout is not None:
-            limit = timeout
-            deadline = router.deadlines.after(limit, lambda: call.waiter.fail(CallTimeout(limit)))
-        return await call.waiter
+            deadline = router.deadlines.after(timeout, call.expired)
+        return await call
     finally:
         if deadline is not None:
             deadline.cancel()

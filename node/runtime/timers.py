@@ -41,10 +41,11 @@ class Deadline:
 class Deadlines:
     """All deadlines of one node."""
 
-    __slots__ = ("_loop", "_slots", "_timer")
+    __slots__ = ("_loop", "_slots", "_time", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._time = loop.time
         self._slots: dict[int, dict[Deadline, None]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -54,7 +55,7 @@ class Deadlines:
         if seconds < _SHORT:
             deadline._handle = self._loop.call_later(max(seconds, 0.0), callback)
             return deadline
-        number = int((self._loop.time() + seconds) / SLOT) + 1
+        number = int((self._time() + seconds) / SLOT) + 1
         slot = self._slots.get(number)
         if slot is None:
             slot = self._slots[number] = {}

@@ -27,12 +27,14 @@ class Runnable(Protocol):
 class Turn:
     """The one place that decides whether a waiter's task may run now. One per node."""
 
-    __slots__ = ("_ready", "_scheduled", "loop", "open")
+    __slots__ = ("_ready", "_scheduled", "crowded", "loop", "open")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         #: True only while a batch is delivered by a callback of ours, in which no task is current.
         self.open = False
+        #: True while several tasks are being resumed: what they send should share one write.
+        self.crowded = False
         self._ready: list[Runnable] = []
         self._scheduled = False  # run_ready() will be called, by the loop or by finish()
 
@@ -51,8 +53,10 @@ class Turn:
         """Resume everything that waits for it. What that makes ready waits for the next round."""
         self._scheduled = False
         ready, self._ready = self._ready, []
+        self.crowded = len(ready) > 1
         for waiter in ready:
             waiter.run()
+        self.crowded = False
 
     def settle(self) -> None:
         """In the middle of a batch: let everybody take what was delivered so far, because the next signal ends one."""
