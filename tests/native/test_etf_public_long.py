@@ -1,4 +1,4 @@
-"""The codec without its knowledge of how CPython lays out big integers (csrc/etf/long.h): the fallback of other builds."""
+"""The codec without its knowledge of how CPython lays out big integers (csrc/etf/long.h): other builds' fallback."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ import collections
 import enum
 import struct
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -458,23 +460,25 @@ def test_pieces_keep_large_binaries() -> None:
 
 
 def test_arguments() -> None:
-    for call in (
-        encode,  # type: ignore[call-arg]
-        lambda: encode(1, 2),  # type: ignore[call-arg,misc]
+    wrong: list[Callable[[], Any]] = [
+        lambda: encode(),  # type: ignore[call-arg]  # noqa: PLW0108
+        lambda: encode(*[1, 2]),
         lambda: encode(1, nope=1),  # type: ignore[call-arg]
         lambda: encode(1, none=1),  # type: ignore[arg-type]
         lambda: decode("text"),  # type: ignore[arg-type]
         lambda: decode(b"", nope=1),  # type: ignore[call-arg]
-    ):
+    ]
+    for call in wrong:
         with pytest.raises(TypeError):
             call()
-    for call in (
+    wrong = [
         lambda: encode(1, dialect="elvish"),  # type: ignore[arg-type]
         lambda: encode(1, none="x" * 256),
         lambda: decode(b"", dialect="elvish"),  # type: ignore[arg-type]
         lambda: decode(b"", max_depth=-1),
         lambda: decode(b"", max_inflated=-1),
-    ):
+    ]
+    for call in wrong:
         with pytest.raises(ValueError):
             call()
 

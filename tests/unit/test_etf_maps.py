@@ -153,7 +153,7 @@ def test_map_values() -> None:
     assert copy.deepcopy(one) == pickle.loads(pickle.dumps(one)) == one
     assert repr(one) == "Map(((1, b'int'), (1.0, b'float'), ([1], b'list')))"
     with pytest.raises(AttributeError):
-        one.pairs = ()  # type: ignore[misc]
+        one.pairs = ()
     with pytest.raises(ValueError):
         Map(((1, 2, 3),))  # type: ignore[arg-type]
     assert Map(((object, 1),)) != Map(((int, 1),))
