@@ -130,8 +130,8 @@ def sleep(ms: int, value: Any) -> Any:
     return value
 
 
-def fail(text: bytes) -> None:
-    raise ValueError(text.decode())
+def fail(text: bytes | list[int]) -> None:
+    raise ValueError(bytes(text).decode())
 
 
 async def ident(term: Any) -> Any:

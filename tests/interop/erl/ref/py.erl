@@ -5,7 +5,7 @@
 add(A, B) -> A + B.
 ident(Term) -> Term.
 nothing() -> undefined.
-raise(Text) -> erlang:error({python, 'ValueError', Text}).
+raise(Text) -> erlang:error({python, 'ValueError', iolist_to_binary(Text)}).
 sleep(Ms, Value) -> timer:sleep(Ms), Value.
 exit_with(Reason) -> exit(Reason).
 throw_it(Term) -> throw(Term).
