@@ -134,7 +134,10 @@ static int good_socket(const struct host_message *m) {
 /* Is the message one that the protocol has, with the descriptor that it has to have? */
 static int good(const struct host_message *m) {
     int wanted = 0, enough = 1;
-    if (m->kind == HOST_EVENT) return m->fd < 0 && (m->op == HOST_UNMAPPED || (m->op == HOST_DOMAIN_GONE && m->count));
+    if (m->kind == HOST_EVENT) {
+        if (m->fd >= 0 || m->status || m->sequence) return 0;
+        return m->op == HOST_UNMAPPED || (m->op == HOST_DOMAIN_GONE && m->count);
+    }
     if (m->op < HOST_HELLO || m->op > HOST_DOMAINS || m->status > 0) return 0;
     if (m->status < 0) return m->fd < 0;
     switch (m->op) {

@@ -153,7 +153,7 @@ static long write_frame(struct side *side, const void *from, size_t length) {
     if (length > r->most - 4) return -EMSGSIZE;
     if (r->known < n + 4 && (room = want_room(side, n + 4)) <= 0) return room;
     ring_copy_in(r, 0, head, 4);
-    ring_copy_in(r, 4, from, n);
+    if (n) ring_copy_in(r, 4, from, n);
     ring_publish(r, n + 4);
     return (long)n + 4;
 }
