@@ -13,8 +13,8 @@ PY := $(VENV)/bin/python
 STAMPS := $(VENV)/stamps
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# The C sources of the codec, as in setup.py.
-CODEC := $(wildcard csrc/etf/*.c csrc/etf/*.h)
+# What the extensions are built from, as in setup.py.
+SOURCES := $(wildcard csrc/etf/*.[ch] csrc/pore/*.[ch] csrc/include/*.h csrc/ffi/*.py)
 
 .PHONY: help run test lint format bench java build clean distclean
 .DELETE_ON_ERROR:
@@ -26,7 +26,7 @@ help:
 	@echo 'make lint    ruff, mypy --strict, pyright'
 	@echo 'make format  ruff format'
 	@echo 'make bench   the benchmarks, beside other peers'
-	@echo 'make build   only the set-up: $(VENV) with the extension and the extras'
+	@echo 'make build   only the set-up: $(VENV) with the extensions and the extras'
 	@echo 'make clean   what was built; make distclean: the virtual environment too'
 
 run: build
@@ -53,7 +53,7 @@ bench: $(STAMPS)/bench
 java:
 	@tools/debian.sh java
 
-build: $(STAMPS)/extension
+build: $(STAMPS)/extensions
 
 $(STAMPS)/python:
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer is needed; found: $$(python3 --version 2>&1). Give one by PYTHON=..." >&2; exit 1; }
@@ -63,25 +63,25 @@ $(STAMPS)/python:
 	$(PYTHON) -m venv $(VENV)
 	@mkdir -p $(STAMPS) && touch $@
 
-# The packages we need and this tree itself, editable; builds the extension too.
+# The packages we need and this tree itself, editable; builds the extensions too.
 $(STAMPS)/packages: pyproject.toml setup.py $(STAMPS)/python
 	$(PY) -m pip install -q 'setuptools>=77' 'cffi>=1.16' wheel
 	$(PY) -m pip install -q --no-build-isolation -e '.[beam,cli,test]'
 	@touch $@
 
-$(STAMPS)/extension: $(STAMPS)/packages $(CODEC)
+$(STAMPS)/extensions: $(STAMPS)/packages $(SOURCES)
 	$(PY) setup.py -q build_ext --inplace
 	@touch $@
 
 # One by one: a peer that does not build here is only not measured.
-$(STAMPS)/bench: $(STAMPS)/extension
+$(STAMPS)/bench: $(STAMPS)/extensions
 	for peer in $$($(PY) -c 'import tomllib; \
 		print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"])'); do \
 		$(PY) -m pip install -q "$$peer" || echo "$$peer does not install here: not measured"; done
 	@touch $@
 
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis $(STAMPS)/extension
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis $(STAMPS)/extensions
 	rm -f node/*.so pores/*.so
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 

@@ -59,8 +59,8 @@ def test_the_packages_that_tests_ask_for_are_installed_by_the_set_up() -> None:
     wanted = set()
     for path in [*ROOT.glob("tests/**/*.py"), *ROOT.glob("node/cli/*.py")]:
         text = path.read_text()
-        wanted |= set(re.findall(r'\bneed\("[^"]+", "([^"]+)"\)', text))
-        for names in re.findall(r"apt-get install ((?:[a-z][a-z0-9.+-]+ ?)+)", text):
+        asked = re.findall(r'\bneed\("[^"]+", "([^"]+)"\)', text)
+        for names in [*asked, *re.findall(r"apt-get install ((?:[a-z][a-z0-9.+-]+ ?)+)", text)]:
             wanted |= set(names.split())
     assert "erlang-base" in wanted
     assert sorted(name for name in wanted if not re.search(rf"\b{re.escape(name)}\b", script)) == []

@@ -32,15 +32,17 @@ ROOMS = {
     "node": 8,  # the public face; the command line is one of its users
     "node.cli": 9,
     "node.__main__": 10,
-    "pores._native": 0,
+    "pores._pore": 0,
     "pores.errors": 0,
-    "pores": 1,
+    "pores._native": 1,
+    "pores": 2,
 }
 ETF_EXTENSION = "node._etf"
 ETF_USERS = ("node.terms", "node.etf")
 PORES_USERS = ("node.strawman", "node.net.pore")
 NATIVE = "pores._native"
-CFFI = ("cffi", "_cffi_backend")
+CFFI = ("cffi", "_cffi_backend", "pores._pore")
+EXTENSIONS = (ETF_EXTENSION, "pores._pore")
 
 SANS_IO = (
     "node.errors",
@@ -140,7 +142,7 @@ def imported(path: str, source: str, known: set[str]) -> Iterator[tuple[int, str
                 base = ".".join([*up, *([statement.module] if statement.module else [])])
             for alias in statement.names:
                 name = f"{base}.{alias.name}"
-                yield statement.lineno, name if name in known or name == ETF_EXTENSION else base, statement.level > 0
+                yield statement.lineno, name if name in known or name in EXTENSIONS else base, statement.level > 0
 
 
 def violations(tree: Mapping[str, str]) -> list[str]:
@@ -163,8 +165,8 @@ def violations(tree: Mapping[str, str]) -> list[str]:
                 found.append(f"{where}: imports {target} by its whole name; inside a package imports are relative")
             if top in IO_MODULES and inside(module, SANS_IO):
                 found.append(f"{where}: {top} in a sans-IO place; callers pass time, random numbers and bytes in")
-            if top in CFFI and module != NATIVE:
-                found.append(f"{where}: only {NATIVE} touches cffi")
+            if inside(target, CFFI) and module not in (NATIVE, "pores._pore"):
+                found.append(f"{where}: only {NATIVE} touches cffi and what it makes")
             if inside(target, [ETF_EXTENSION]) and not inside(module, ETF_USERS):
                 found.append(f"{where}: {ETF_EXTENSION} is for {' and '.join(ETF_USERS)} alone")
             if parts[0] == "pores" and top == "node":
@@ -244,6 +246,9 @@ def test_tests_are_no_packages() -> None:
         ("node/net/tcp.py", "from pores.pore import Pore", "import pores"),
         ("pores/pore.py", "from node import Atom", "pores knows nothing of node"),
         ("pores/pore.py", "import cffi", "only pores._native"),
+        ("pores/pore.py", "from ._pore import lib", "only pores._native"),
+        ("pores/pore.py", "from . import _pore", "only pores._native"),
+        ("pores/errors.py", "from ._native import lib", "an arrow from pores.errors up to pores._native"),
         ("node/wire/a.py", "if TYPE_CHECKING:\n    pass\nelse:\n    import asyncio", "asyncio in a sans-IO place"),
         ("node/wire/a.py", "if X:\n    try:\n        import asyncio\n    except: pass", "asyncio in a sans-IO place"),
         ("node/utils.py", "", "has no room"),
@@ -269,7 +274,7 @@ def test_the_checker_finds(path: str, source: str, complaint: str) -> None:
         ("node/__init__.py", "from .node import Node\nfrom .terms import Atom"),
         ("node/runtime/process.py", "if TYPE_CHECKING:\n    from ..node import Node"),
         ("node/__main__.py", "from .cli import main"),
-        ("pores/_native.py", "import cffi"),
+        ("pores/_native.py", "from ._pore import ffi, lib\nfrom .errors import PoreError"),
         ("pores/aio.py", "import asyncio\nfrom .pore import Pore\nfrom . import errors"),
     ],
 )
