@@ -88,7 +88,7 @@ def test_monitor_and_link(elixir: Beam, subject) -> None:
 def test_rpc_and_erpc(elixir: Beam, subject) -> None:
     assert elixir.elixir(f":rpc.call({py(subject)}, :math, :sqrt, [16.0])") == "4.0"
     assert elixir.elixir(f":erpc.call({py(subject)}, :py, :add, [1, 2])") == "3"
-    text = f"try do :erpc.call({py(subject)}, :py, :raise, [\"no good\"]) rescue e -> Exception.message(e) end"
+    text = f'try do :erpc.call({py(subject)}, :py, :raise, ["no good"]) rescue e -> Exception.message(e) end'
     assert "no good" in elixir.elixir(text)
     text = f"try do :erpc.call({py(subject)}, :nomod, :f, []) rescue e in ErlangError -> elem(e.original, 1) end"
     assert elixir.elixir(text) == ":undef"
@@ -98,11 +98,14 @@ def test_task_and_agent_idioms(elixir: Beam, subject) -> None:
     """Task.async_stream of calls; Node.monitor; :erpc.multicall."""
     node = py(subject)
     text = f"""
-    1..50 |> Task.async_stream(&GenServer.call({{:calc, {node}}}, {{:add, &1, 1}})) |> Enum.map(&elem(&1, 1)) |> Enum.sum()
+    1..50 |> Task.async_stream(&GenServer.call({{:calc, {node}}}, {{:add, &1, 1}}))
+    |> Enum.map(&elem(&1, 1)) |> Enum.sum()
     """
     assert elixir.elixir(text) == str(sum(range(2, 52)))
-    text = f"Node.monitor({node}, true); Node.disconnect({node}); receive do {{:nodedown, n}} -> n after 20000 -> nil end"
-    assert elixir.elixir(text) == f":\"{subject.name}\""
+    text = (
+        f"Node.monitor({node}, true); Node.disconnect({node}); receive do {{:nodedown, n}} -> n after 20000 -> nil end"
+    )
+    assert elixir.elixir(text) == f':"{subject.name}"'
 
 
 def test_python_calls_a_genserver(elixir: Beam, subject, python_only: None) -> None:
@@ -133,6 +136,6 @@ def test_python_calls_a_genserver(elixir: Beam, subject, python_only: None) -> N
 def test_none_as_nil(elixir: Beam, start_node, python_only: None) -> None:
     """With none="nil" Python's None is Elixir's nil."""
     node = start_node(none="nil")
-    assert elixir.elixir(f":rpc.call(:\"{node.name}\", :py, :nothing, [])") == "nil"
-    text = f"GenServer.call({{:calc, :\"{node.name}\"}}, {{:echo, nil}})"
+    assert elixir.elixir(f':rpc.call(:"{node.name}", :py, :nothing, [])') == "nil"
+    text = f'GenServer.call({{:calc, :"{node.name}"}}, {{:echo, nil}})'
     assert elixir.elixir(text) == "nil"

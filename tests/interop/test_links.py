@@ -192,7 +192,8 @@ def test_exit_2_of_a_busy_server(beam: Beam, subject) -> None:
 def test_it_sends_exit_2(beam: Beam, subject) -> None:
     text = """
         P = interop_peer:puppet(Py), {S, M} = spawn_monitor(interop_peer, sleeper, []),
-        ok = interop_peer:cmd(P, {exit_signal, S, {go, away}}), interop_peer:got() =:= {'DOWN', M, process, S, {go, away}}
+        ok = interop_peer:cmd(P, {exit_signal, S, {go, away}}),
+        interop_peer:got() =:= {'DOWN', M, process, S, {go, away}}
         """
     assert beam.eval(text, Py=subject.name) == "true"
 
@@ -206,12 +207,15 @@ def test_it_sends_kill(beam: Beam, subject) -> None:
 
 
 def test_it_sends_exit_2_to_a_trapping_process(beam: Beam, subject) -> None:
-    text = SEEN + """
+    text = (
+        SEEN
+        + """
         P = interop_peer:puppet(Py), S = spawn(interop_peer, trapper, []),
         [] = Seen(S),
         ok = interop_peer:cmd(P, {exit_signal, S, normal}), ok = interop_peer:cmd(P, {exit_signal, S, x}),
         Seen(S) =:= [{'EXIT', P, normal}, {'EXIT', P, x}]
         """
+    )
     assert beam.eval(text, Py=subject.name) == "true"
 
 
@@ -228,12 +232,15 @@ def test_it_links_and_its_exit_ends_the_beam_process(beam: Beam, subject) -> Non
 
 
 def test_it_links_and_the_beam_process_traps(beam: Beam, subject) -> None:
-    text = SEEN + """
+    text = (
+        SEEN
+        + """
         P = interop_peer:puppet(Py), S = spawn(interop_peer, trapper, []),
         [] = Seen(S),
         ok = interop_peer:cmd(P, {link, S}), interop_peer:tell(P, finish), {P, _} = interop_peer:down(P),
         Seen(S) =:= [{'EXIT', P, normal}]
         """
+    )
     assert beam.eval(text, Py=subject.name) == "true"
 
 
@@ -277,12 +284,15 @@ def test_beam_unlinks(beam: Beam, subject) -> None:
 
 
 def test_it_unlinks(beam: Beam, subject) -> None:
-    text = SEEN + """
+    text = (
+        SEEN
+        + """
         P = interop_peer:puppet(Py), S = spawn(interop_peer, trapper, []), [] = Seen(S),
         ok = interop_peer:cmd(P, {link, S}), ok = interop_peer:cmd(P, {unlink, S}),
         interop_peer:tell(P, {exit, bye}), {P, _} = interop_peer:down(P),
         Seen(S)
         """
+    )
     assert beam.eval(text, Py=subject.name) == "[]"
 
 

@@ -201,7 +201,8 @@ def test_noconnection(beam: Beam, subject) -> None:
 
 def test_monitor_of_a_node(beam: Beam, subject) -> None:
     text = """
-        pong = net_adm:ping(Py), monitor_node(Py, true), erlang:disconnect_node(Py), interop_peer:got() =:= {nodedown, Py}
+        pong = net_adm:ping(Py), monitor_node(Py, true), erlang:disconnect_node(Py),
+        interop_peer:got() =:= {nodedown, Py}
         """
     assert beam.eval(text, Py=subject.name) == "true"
 

@@ -134,10 +134,13 @@ def test_a_beam_waits_for_python(own_beam: Beam, start_python) -> None:
     python = start_python()
     assert own_beam.eval("gen_server:call({calc, Py}, {add, 1, 2})", Py=python.name) == "3"
     python.signal(signal.SIGSTOP)
-    sending = own_beam.submit("""
+    sending = own_beam.submit(
+        """
         B = binary:copy(<<0>>, 1048576),
         [gen_server:cast({calc, Py}, {N, B}) || N <- lists:seq(1, 40)],
         [N || {cast, {N, _}} <- gen_server:call({calc, Py}, notes, 30000)] =:= lists:seq(1, 40)
-        """, Py=python.name)
+        """,
+        Py=python.name,
+    )
     python.signal(signal.SIGCONT)
     assert sending.result(60) == b"true"

@@ -146,6 +146,7 @@ def test_unencodable_request(server, subject) -> None:
 
     subject.do(test)
 
+
 def test_biggest_integer_that_may_be_sent(server, subject) -> None:
     """2**(8 * 524280) - 1 is what OTP 28 takes; the connection stays."""
     big = (1 << (8 * 524280)) - 1
@@ -155,8 +156,10 @@ def test_biggest_integer_that_may_be_sent(server, subject) -> None:
 
 def test_terms_there_and_back(server, subject) -> None:
     values = [
-        0, -1, 255, 256, 1 << 27, 1 << 64, -(1 << 200), 1.5, -0.0, True, False, Atom("undefined"), Atom("nil"), Atom("ü" * 255),
-        b"", b"x" * 70000, "text", [], [1, 2, 3], list(range(70000)), (), (1,), tuple(range(300)), {}, {1: 2, Atom("a"): b"b"},
+        0, -1, 255, 256, 1 << 27, 1 << 64, -(1 << 200), 1.5, -0.0, True, False, Atom("undefined"), Atom("nil"),
+        Atom("ü" * 255),
+        b"", b"x" * 70000, "text", [], [1, 2, 3], list(range(70000)), (), (1,), tuple(range(300)), {},
+        {1: 2, Atom("a"): b"b"},
         [[], [[]], {}], {"k": [1, {"n": 2.5}]},
     ]  # fmt: skip
 
@@ -329,9 +332,11 @@ def test_link(beam: Beam, subject) -> None:
 
 def test_our_end_of_a_link(beam: Beam, subject) -> None:
     async def test(node) -> None:
-        down = asyncio.wrap_future(beam.submit("""
+        down = asyncio.wrap_future(
+            beam.submit("""
             {P, M} = spawn_monitor(interop_peer, sleeper, []), register(linked_sleeper, P),
-            receive {'DOWN', M, process, P, Reason} -> Reason after 20000 -> none end"""))
+            receive {'DOWN', M, process, P, Reason} -> Reason after 20000 -> none end""")
+        )
         while (pid := await node.rpc(beam.name, "erlang", "whereis", [Atom("linked_sleeper")])) is Atom("undefined"):
             await asyncio.sleep(0.01)
         node.link(pid).exit("our_reason")

@@ -40,7 +40,9 @@ def test_beam_ends_and_comes_back(own_beam: Beam, subject, how: str) -> None:
             assert events == [(True, beam.name)]
             await asyncio.to_thread(beam.kill if how == "kill" else beam.halt)
             got = {await me.receive(timeout=LONG) for _ in range(2)}
-            ended = {Atom("noconnection")} if how == "kill" else {Atom("noconnection"), Atom("shutdown"), Atom("killed")}
+            ended = (
+                {Atom("noconnection")} if how == "kill" else {Atom("noconnection"), Atom("shutdown"), Atom("killed")}
+            )
             for message in got:
                 assert message[0] in (Atom("DOWN"), Atom("EXIT"))
                 assert message[-1] in ended
@@ -105,7 +107,8 @@ def test_restarts_under_a_stream_of_messages(own_beam: Beam, subject) -> None:
 def test_python_is_killed_and_comes_back(beam: Beam, start_python) -> None:
     """The BEAM sees nodedown, DOWN and EXIT with noconnection; the new one is another incarnation."""
     python = start_python()
-    watching = beam.submit("""
+    watching = beam.submit(
+        """
         process_flag(trap_exit, true),
         net_kernel:monitor_nodes(true, #{node_type => all}),
         P = interop_peer:puppet(Py), {nodeup, Py, _} = interop_peer:got(),
@@ -120,7 +123,9 @@ def test_python_is_killed_and_comes_back(beam: Beam, start_python) -> None:
         {error, {Lost, _}} = gen_server:receive_response(R, 20000),
         persistent_term:put(old_puppet, P),
         {Down, Exit, Dm, Dn, Lost}
-        """, Py=python.name)
+        """,
+        Py=python.name,
+    )
     beam.eval("(fun W() -> case whereis(restart_watcher) of undefined -> timer:sleep(5), W(); P -> P end end)()")
     python.kill()
     assert watching.result(60).decode() == "{nodedown,noconnection,noconnection,noconnection,noconnection}"
@@ -136,7 +141,8 @@ def test_python_is_killed_and_comes_back(beam: Beam, start_python) -> None:
 def test_python_ends_orderly(beam: Beam, start_python) -> None:
     """SIGTERM: processes exit with shutdown, then the node is down; exit code 0."""
     python = start_python()
-    watching = beam.submit("""
+    watching = beam.submit(
+        """
         process_flag(trap_exit, true), monitor_node(Py, true),
         P = interop_peer:puppet(Py), M = monitor(process, P), link(P), N = monitor(process, {calc, Py}),
         ok = interop_peer:cmd(P, ping), register(stop_watcher, self()),
@@ -145,7 +151,9 @@ def test_python_ends_orderly(beam: Beam, start_python) -> None:
         Dn = receive {'DOWN', N, process, {calc, Py}, F} -> F after 20000 -> none end,
         Down = receive {nodedown, Py} -> nodedown after 20000 -> none end,
         {Dm, Exit, Dn, Down}
-        """, Py=python.name)
+        """,
+        Py=python.name,
+    )
     beam.eval("(fun W() -> case whereis(stop_watcher) of undefined -> timer:sleep(5), W(); P -> P end end)()")
     assert python.stop() == 0
     assert watching.result(60).decode() == "{shutdown,shutdown,shutdown,nodedown}"
@@ -164,7 +172,7 @@ def test_python_is_restarted_often(beam: Beam, start_python) -> None:
 
 
 def test_beam_restarts_while_the_old_connection_is_not_gone(own_beam: Beam, start_python, runtime, start_beam) -> None:
-    """The Python node is stopped (SIGSTOP), so it can't have noticed the end of the old BEAM when the new one knocks."""
+    """The Python node is stopped (SIGSTOP), so it can't know of the old BEAM's end when the new one knocks."""
     beam, python = own_beam, start_python()
     assert beam.eval("gen_server:call({calc, Py}, {add, 1, 2})", Py=python.name) == "3"
     python.signal(signal.SIGSTOP)

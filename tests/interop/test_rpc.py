@@ -19,7 +19,8 @@ def test_rpc_call(beam: Beam, subject) -> None:
 
 def test_rpc_call_keeps_terms(beam: Beam, subject) -> None:
     text = """
-        Terms = [a, "str", <<"b">>, [1|2], #{[1] => 2}, self(), make_ref(), {error, x}, {badrpc, y}, [], fun lists:map/2],
+        Terms = [a, "str", <<"b">>, [1|2], #{[1] => 2}, self(), make_ref(), {error, x}, {badrpc, y}, [],
+                 fun lists:map/2],
         [T || T <- Terms, rpc:call(Py, py, ident, [T]) =/= T]
         """
     assert beam.eval(text, Py=subject.name) == "[]"
@@ -162,11 +163,14 @@ def test_erpc_call(beam: Beam, subject) -> None:
 
 
 def test_erpc_call_that_raises(beam: Beam, subject) -> None:
-    text = CATCH + f"""
+    text = (
+        CATCH
+        + f"""
         {{error, {{exception, Reason, [{{_, _, _, _}} | _]}}}} =
             Try(fun() -> erpc:call(Py, py, raise, [<<"no good">>]) end),
         Reason =:= {RAISED}
         """
+    )
     assert beam.eval(text, Py=subject.name) == "true"
 
 
@@ -176,27 +180,36 @@ def test_erpc_call_that_times_out(beam: Beam, subject) -> None:
 
 
 def test_erpc_call_of_what_is_not_there(beam: Beam, subject) -> None:
-    text = CATCH + """
+    text = (
+        CATCH
+        + """
         [begin {error, {exception, undef, [{M, F, _, _} | _]}} = Try(fun() -> erpc:call(Py, M, F, A) end), ok end
          || {M, F, A} <- [{nomod, f, [1]}, {py, nofun, []}, {py, add, [1]}]]
         """
+    )
     assert beam.eval(text, Py=subject.name) == "[ok,ok,ok]"
 
 
 def test_erpc_call_of_a_fun(beam: Beam, subject) -> None:
     """A fun of a module that the other node does not have is undef there."""
-    text = CATCH + """
+    text = (
+        CATCH
+        + """
         {error, {exception, undef, [_ | _]}} = Try(fun() -> erpc:call(Py, interop_local:fun0()) end), ok
         """
+    )
     assert beam.eval(text, Py=subject.name) == "ok"
 
 
 def test_erpc_call_of_an_exported_external_fun(beam: Beam, subject) -> None:
     """fun py:nothing/0 is exported there: it runs; fun nomod:f/0 is undef."""
-    text = CATCH + """
+    text = (
+        CATCH
+        + """
         {value, undefined} = Try(fun() -> erpc:call(Py, fun py:nothing/0) end),
         {error, {exception, undef, [{nomod, f, _, _} | _]}} = Try(fun() -> erpc:call(Py, fun nomod:f/0) end), ok
         """
+    )
     assert beam.eval(text, Py=subject.name) == "ok"
 
 
@@ -215,12 +228,15 @@ def test_erpc_send_request(beam: Beam, subject) -> None:
 
 
 def test_erpc_send_request_that_raises(beam: Beam, subject) -> None:
-    text = CATCH + """
+    text = (
+        CATCH
+        + """
         Id = erpc:send_request(Py, py, raise, [<<"no good">>]),
         {error, {exception, {python, 'ValueError', _}, _}} = Try(fun() -> erpc:receive_response(Id, 20000) end),
         Late = erpc:send_request(Py, py, sleep, [2000, x]),
         Try(fun() -> erpc:receive_response(Late, 20) end)
         """
+    )
     assert beam.eval(text, Py=subject.name) == "{error,{erpc,timeout}}"
 
 
@@ -230,7 +246,7 @@ def test_erpc_multicall(beam: Beam, subject) -> None:
 
 
 def test_erpc_multicall_that_raises(beam: Beam, subject) -> None:
-    text = "[{error, {exception, Reason, _}}] = erpc:multicall([Py], py, raise, [<<\"x\">>]), Reason"
+    text = '[{error, {exception, Reason, _}}] = erpc:multicall([Py], py, raise, [<<"x">>]), Reason'
     assert beam.eval(text, Py=subject.name) == "{python,'ValueError',<<\"x\">>}"
 
 
@@ -247,10 +263,13 @@ def test_erpc_multicast(beam: Beam, subject) -> None:
 
 
 def test_erpc_when_the_connection_breaks(beam: Beam, subject) -> None:
-    text = CATCH + """
+    text = (
+        CATCH
+        + """
         Id = erpc:send_request(Py, py, sleep, [2000, x]), 3 = erpc:call(Py, py, add, [1, 2]),
         erlang:disconnect_node(Py), Try(fun() -> erpc:receive_response(Id, 20000) end)
         """
+    )
     assert beam.eval(text, Py=subject.name) == "{error,{erpc,noconnection}}"
 
 
@@ -338,6 +357,7 @@ def test_spawn_request(beam: Beam, subject) -> None:
 def test_exit_of_a_spawned_process(beam: Beam, subject) -> None:
     """The BEAM may end what it started."""
     text = """
-        {P, M} = spawn_monitor(Py, py, sleep, [15000, x]), exit(P, kill), interop_peer:got() =:= {'DOWN', M, process, P, killed}
+        {P, M} = spawn_monitor(Py, py, sleep, [15000, x]), exit(P, kill),
+        interop_peer:got() =:= {'DOWN', M, process, P, killed}
         """
     assert beam.eval(text, Py=subject.name) == "true"

@@ -60,8 +60,11 @@ def test_messages_sent_meanwhile(beam: Beam, start_node, prefix: str) -> None:
             assert await theirs == f"[{{info,{{{number},1}}}},{{info,{{{number},2}}}},{{info,{{{number},3}}}}]"
             node.disconnect(beam.name)
             await idle(node)
-            await beam.ask("(fun W() -> case lists:member(Py, nodes(connected)) of true -> timer:sleep(1), W(); "
-                           "false -> ok end end)()", Py=node.name)
+            await beam.ask(
+                "(fun W() -> case lists:member(Py, nodes(connected)) of true -> timer:sleep(1), W(); "
+                "false -> ok end end)()",
+                Py=node.name,
+            )
 
     subject.do(test)
 

@@ -111,8 +111,12 @@ class Beam:
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
                 env=clean_env(
-                    **self.runtime.env, HOME=str(self.folder), ERL_EPMD_PORT=str(self.epmd_port),
-                    ERL_CRASH_DUMP_SECONDS="0", ERL_EPMD_ADDRESS="127.0.0.1", **self._env,
+                    **self.runtime.env,
+                    HOME=str(self.folder),
+                    ERL_EPMD_PORT=str(self.epmd_port),
+                    ERL_CRASH_DUMP_SECONDS="0",
+                    ERL_EPMD_ADDRESS="127.0.0.1",
+                    **self._env,
                 ),
             )
             self._socket = self._accept(listener)

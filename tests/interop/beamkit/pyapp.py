@@ -10,7 +10,7 @@ import math
 import time
 from typing import Any
 
-from node import Atom, GenServer, NoReply, Node, Process, Reply, Stop
+from node import Atom, GenServer, Node, NoReply, Process, Reply, Stop
 
 OK = Atom("ok")
 
