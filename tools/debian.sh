@@ -12,7 +12,7 @@ PYTHON=${PYTHON:-python3}
 TEST="erlang-base erlang-dev erlang-eunit erlang-crypto erlang-ssl erlang-public-key erlang-asn1
       erlang-runtime-tools erlang-syntax-tools erlang-tools elixir
       xenstore-utils xen-utils-4.17"
-JAVA="default-jdk-headless erlang-jinterface"
+JAVA="default-jdk-headless default-jre-headless erlang-jinterface"
 
 has_header() {
     printf '#include <%s>\n' "$2" | cc -E $1 - >/dev/null 2>&1
