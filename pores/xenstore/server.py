@@ -183,17 +183,18 @@ class StoreServer:
         theirs, ours = socket.socketpair()
         ours.setblocking(False)
         # What the client sends before the task runs waits in the socket.
-        task = loop.create_task(self._adopt(ours, domid))
+        task: asyncio.Task[object] = loop.create_task(
+            loop.connect_accepted_socket(lambda: _Connection(self, domid), ours)
+        )
         self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
-        return theirs
 
-    async def _adopt(self, sock: socket.socket, domid: int) -> None:
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: _Connection(self, domid), sock)
-        except BaseException:
-            sock.close()
-            raise
+        def started(task: asyncio.Task[object]) -> None:
+            self._starting.discard(task)
+            if task.cancelled() or task.exception() is not None:
+                ours.close()
+
+        task.add_done_callback(started)
+        return theirs
 
     def introduce(self, domid: int, name: str | None = None) -> None:
         """A new domain, with its tree; see `Tree.introduce`."""
