@@ -78,14 +78,15 @@ static int drain_locked(struct pore *pore) {
     }
     pore->event.irqs += (uint64_t)some;
     pore->event.drains++;
-    if (pore->event.waiters) pthread_cond_broadcast(&pore->event.changed);
+    pthread_cond_broadcast(&pore->event.changed);
     return gone ? -EPIPE : some;
 }
 
+/* A thread that polls would sleep on if another took its poke: then it is left to that one, and the descriptor readable. */
 int event_drain(struct pore *pore, pore_id id) {
     int result;
     pthread_mutex_lock(&pore->event.lock);
-    result = pore->event.id == id ? drain_locked(pore) : -EBADF;
+    result = pore->event.id != id ? -EBADF : pore->event.polling ? 0 : drain_locked(pore);
     pthread_mutex_unlock(&pore->event.lock);
     if (result == -EPIPE) pore_fail_with(pore, id, PORE_PEER_GONE);
     return result;
@@ -133,7 +134,7 @@ static int sleep_until(struct pore *pore, pore_id id, uint32_t *drains, int64_t 
         pthread_mutex_lock(&event->lock);
         event->polling = 0;
         if (result > 0) drained = drain_locked(pore);
-        pthread_cond_broadcast(&event->changed); /* the next one polls */
+        else pthread_cond_broadcast(&event->changed); /* the next one polls */
     }
     *drains = event->drains;
     pthread_mutex_unlock(&event->lock);

@@ -60,7 +60,7 @@ static void one_call(struct pair *p, pore_id id, uint64_t *seed, const struct po
         case 0:
         case 1:
             n = pore_read(p->table, id, buffer, length, flags);
-            say(n, (long)length);
+            say(n, info->packet_max && length > info->packet_max ? info->packet_max : (long)length);
             break;
         case 2:
         case 3: say(pore_write(p->table, id, buffer, length, flags), (long)length); break;

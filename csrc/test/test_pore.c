@@ -269,6 +269,18 @@ static void indexes_that_go_back(void) {
     close_pair(&p);
 }
 
+/* Out of range, though its distance from ours is not. */
+static void index_beyond_the_ring(void) {
+    struct pair p = open_pair(PORE_STRAW, 0, 0, 0);
+    struct wire_straw *s = (void *)p.memory;
+    char got[100];
+    CHECK_IS(pore_write(p.table, p.passive, "abcdefgh", 8, 0), 8);
+    CHECK_IS(pore_read(p.table, p.active, got, 8, 0), 8);
+    s->in_prod = STRAW_RING + 1;
+    CHECK_IS(pore_read(p.table, p.active, got, 8, 0), -EBADMSG);
+    close_pair(&p);
+}
+
 static void ids(void) {
     struct pair p = open_pair(PORE_STRAW, 0, 0, 0);
     struct pore_options options = {.role = PORE_ACTIVE, .owner = 7};
@@ -490,6 +502,7 @@ int main(void) {
     hostile(PORE_TUBE, 0, 4, 264, 0xffffffff);
     hostile(PORE_XENSTORE, 0, 2052, 2056, 1025);
     indexes_that_go_back();
+    index_beyond_the_ring();
     ids();
     refused();
     pages_in_any_order();

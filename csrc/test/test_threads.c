@@ -44,10 +44,58 @@ static void *reader(void *context) {
         for (long i = 0; i < got; i++) CHECK_IS(chunk[i], expected(w->done + (uint64_t)i));
         w->done += (uint64_t)got;
         if (random_next(&w->seed) % 8 == 0 || !got) CHECK(pore_poke(w->table, w->id) >= 0);
+        if (random_next(&w->seed) % 4 == 0) CHECK(pore_avail(w->table, w->id, NULL, NULL) >= -EPIPE);
         if (!got && w->done < w->bytes) CHECK_IS(pore_wait(w->table, w->id, PORE_IN, 0, -1), 1);
     }
     CHECK(pore_poke(w->table, w->id) >= 0);
     return NULL;
+}
+
+/* One byte to and fro, nobody spins: every poke counts. */
+static void *player(void *context) {
+    struct work *w = context;
+    uint8_t ball = 0;
+    for (w->done = 0; w->done < w->bytes; w->done++) {
+        if (w->packets) CHECK_IS(pore_write(w->table, w->id, &ball, 1, PORE_POKE), 1);
+        CHECK_IS(pore_wait(w->table, w->id, PORE_IN, 0, -1), 1);
+        CHECK_IS(pore_read(w->table, w->id, &ball, 1, 0), 1);
+        if (!w->packets) CHECK_IS(pore_write(w->table, w->id, &ball, 1, PORE_POKE), 1);
+    }
+    return NULL;
+}
+
+static void ping_pong(uint64_t turns) {
+    struct pair p = open_pair(PORE_STRAW, 4096, 1, 0);
+    struct work works[2] = {{p.table, p.active, 1, turns, 0, 0}, {p.table, p.passive, 2, turns, 0, 1}};
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++) CHECK(pthread_create(&threads[i], NULL, player, &works[i]) == 0);
+    for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+    close_pair(&p);
+}
+
+/* One byte just when the reader goes to sleep: what the fences are for. */
+static void *just_then(void *context) {
+    struct work *w = context;
+    for (w->done = 0; w->done < w->bytes; w->done++) {
+        while (pore_slots(w->table, w->id) != 4096) {}
+        for (volatile uint64_t pause = random_next(&w->seed) % 128; pause; pause--) {}
+        CHECK_IS(pore_write(w->table, w->id, "x", 1, PORE_POKE), 1);
+    }
+    return NULL;
+}
+
+static void near_misses(uint64_t turns) {
+    struct pair p = open_pair(PORE_STRAW, 4096, 1, 0);
+    struct work work = {p.table, p.active, 77, turns, 0, 0};
+    pthread_t thread;
+    uint8_t byte;
+    CHECK(pthread_create(&thread, NULL, just_then, &work) == 0);
+    for (uint64_t i = 0; i < turns; i++) {
+        CHECK_IS(pore_wait(p.table, p.passive, PORE_IN, 0, -1), 1);
+        CHECK_IS(pore_read(p.table, p.passive, &byte, 1, 0), 1);
+    }
+    pthread_join(thread, NULL);
+    close_pair(&p);
 }
 
 /* Four threads: each end is read and written at once, and waits for both. */
@@ -160,6 +208,8 @@ int main(int count, char **arguments) {
     both_ways(PORE_STRAW, 16384, 0, 20);
     both_ways(PORE_TUBE, 0, 0, -1);
     both_ways(PORE_XENSTORE, 0, 0, 0);
+    ping_pong(BYTES / 100);
+    near_misses(BYTES / 30);
     for (int how = 0; how < 8; how++) sleepers(how);
     for (uint64_t seed = 1; seed < 4; seed++) churning(seed);
     puts("ok");
