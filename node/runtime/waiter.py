@@ -54,9 +54,18 @@ class Turn:
         self._scheduled = False
         ready, self._ready = self._ready, []
         self.crowded = len(ready) > 1
-        for waiter in ready:
-            waiter.run()
-        self.crowded = False
+        rest = iter(ready)
+        try:
+            for waiter in rest:
+                waiter.run()
+        except BaseException:  # a handler called sys.exit(): the others still get their turn
+            self._ready[:0] = rest
+            if self._ready:
+                self._scheduled = True
+                self.loop.call_soon(self.run_ready)
+            raise
+        finally:
+            self.crowded = False
 
     def settle(self) -> None:
         """In the middle of a batch: let everybody take what was delivered so far, because the next signal ends one."""

@@ -117,6 +117,28 @@ def test_the_receiver_of_a_batch_runs_when_all_of_it_is_there() -> None:
     run(test)
 
 
+def test_one_that_fails_to_run_does_not_keep_the_others_from_it() -> None:
+    async def test(box: Mailbox, turn: Turn) -> None:
+        ran: list[str] = []
+
+        class Fails:
+            def run(self) -> None:
+                raise SystemExit
+
+        class Runs:
+            def run(self) -> None:
+                ran.append("ran")
+
+        turn.wake(Fails())
+        turn.wake(Runs())
+        with pytest.raises(SystemExit):
+            turn.run_ready()
+        while not ran:
+            await asyncio.sleep(0)
+
+    run(test)
+
+
 def test_a_batch_inside_a_task_wakes_nobody_at_once() -> None:
     async def test(box: Mailbox, turn: Turn) -> None:
         task = asyncio.create_task(_receive(box))
