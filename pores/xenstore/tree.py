@@ -77,7 +77,8 @@ class Tree:
         nodes = self._nodes
         nodes.forget_domain(domid)
         for path in (domain_path(domid), self._vm_path(domid)):
-            nodes.remove(0, path)
+            if nodes.find(path) is not None:  # domain 0 may have removed it
+                nodes.remove(0, path)
         del self.domains[domid]
         for name, perms in self._special.items():
             owner = perms[0]._replace(domid=0) if perms[0].domid == domid else perms[0]
