@@ -7,6 +7,7 @@ worker threads. Several nodes may live in one operating system process; nothing 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -138,10 +139,13 @@ class Node:
         """The port that it listens on, 0 when it does not."""
         return self._port
 
-    async def start(self) -> None:
-        """Start the processes registered so far, listen, and register with epmd.
+    async def start(self, app: Callable[[Node], Any] | None = None) -> None:
+        """Start the processes registered so far, run the app, listen, and register with epmd.
 
-        Raises EpmdError (the name is taken, no epmd), OSError (the address can't be listened on).
+        app: called with this node, sync or async, before anybody can reach it, so that its names and exports are there
+        from the first moment. It returns when that is done: what goes on for longer belongs in a process. When the
+        node closes meanwhile (the app may do that), start() returns and wait_closed() says why.
+        Raises EpmdError (the name is taken, no epmd), OSError (the address can't be listened on), and what app raises.
         """
         if self._router is not None or self._closing is not None:
             raise LocalProtocolError(f"the node {self.name} was started before: a new Node makes a new incarnation")
@@ -162,11 +166,28 @@ class Node:
             self._supervisor.start(ChildSpec("rex", Rex(self.exports), (), "permanent", True))
             for spec in self._specs:
                 self._supervisor.start(spec)
-            if self._listen is not None:
+            if app is not None:
+                await self._prepare(app)
+            if self._listen is not None and self._closing is None:
                 await self._open(self._listen)
         except BaseException:
             await self.close()
             raise
+
+    async def _prepare(self, app: Callable[[Node], Any]) -> None:
+        assert self._closed is not None
+        result = app(self)
+        if not inspect.isawaitable(result):
+            return
+        task = asyncio.ensure_future(result)
+        try:
+            await asyncio.wait((task, self._closed), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait((task,))  # it may clean up, and may fail at that
+            if not task.cancelled():
+                task.result()
 
     async def _open(self, listen: str) -> None:
         assert self._table is not None

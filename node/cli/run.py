@@ -48,15 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _run(app: Callable[..., Any], node: Node, listen: str) -> int:
     with stop_signals() as stopped:
+        over = asyncio.create_task(_live(app, node, listen))
+        signal = asyncio.create_task(stopped.wait())
         try:
-            try:
-                await node.start()
-            except OSError as error:
-                raise Failure(CANNOT_CONNECT, f"can't listen on {listen}: {error.strerror or error}") from error
-            over = asyncio.create_task(_live(app, node, listen))
-            signal = asyncio.create_task(stopped.wait())
             await asyncio.wait((over, signal), return_when=asyncio.FIRST_COMPLETED)
-            signal.cancel()
             if over.done():
                 return await over
             over.cancel()  # it may be in the app, which may clean up, and may fail at that
@@ -65,26 +60,23 @@ async def _run(app: Callable[..., Any], node: Node, listen: str) -> int:
             except asyncio.CancelledError:
                 return OK
         finally:
+            signal.cancel()
             await node.close()
 
 
 async def _live(app: Callable[..., Any], node: Node, listen: str) -> int:
-    """Runs the app, then waits until the node closes itself, or raises TooManyRestarts."""
-    closed = asyncio.create_task(node.wait_closed())
-    started = asyncio.create_task(_start_app(app, node))
+    """Starts the node with the app on it, then waits until the node closes itself, or raises TooManyRestarts."""
     try:
-        await asyncio.wait((closed, started), return_when=asyncio.FIRST_COMPLETED)
-        if started.done():
-            await started
-            warning = unreachable(node.name, listen)
-            if warning:
-                print(f"strawbridge: warning: {warning}", file=sys.stderr)
-            print(f"{node.name} is up", flush=True)
-        await closed
-        return OK
-    finally:
-        started.cancel()
-        closed.cancel()
+        await node.start(lambda node: _start_app(app, node))
+    except OSError as error:
+        raise Failure(CANNOT_CONNECT, f"can't listen on {listen}: {error.strerror or error}") from error
+    if node.running:
+        warning = unreachable(node.name, listen)
+        if warning:
+            print(f"strawbridge: warning: {warning}", file=sys.stderr)
+        print(f"{node.name} is up", flush=True)
+    await node.wait_closed()
+    return OK
 
 
 async def _start_app(app: Callable[..., Any], node: Node) -> None:

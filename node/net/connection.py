@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_RECEIVE", "MIN_RECEIVE", "Connection"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("strawbridge.net")
 
 #: Bytes asked for in one receive: the least, and the most it grows to for a peer that fills them with large frames.
 MIN_RECEIVE: Final = 64 << 10

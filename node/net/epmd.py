@@ -41,7 +41,7 @@ __all__ = [
     "probe",
 ]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("strawbridge.epmd")
 
 TAKE_OVER_DELAY: Final = (0.05, 1.5)
 """Seconds, from and to, before a node takes the port of an epmd that ended: below RECONNECT_TIME, so that BEAMs

@@ -18,7 +18,7 @@ from ..wire import epmd as wire
 
 __all__ = ["LOOPBACK", "RECONNECT_TIME", "EpmdClient", "EpmdUnreachable", "NameTaken", "Registration", "epmd_port"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("strawbridge.epmd")
 
 LOOPBACK: Final = ("127.0.0.1", "::1")
 """Where an epmd is looked for on this host: real epmd always listens on both, whatever else it is told."""

@@ -21,7 +21,7 @@ from .epmd_client import LOOPBACK, describe, epmd_port
 
 __all__ = ["MAX_CONNECTIONS", "EpmdServer", "epmd_addresses", "listen_addresses"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("strawbridge.epmd")
 
 MAX_CONNECTIONS: Final = 1500
 """Connections at a time: the largest table of names, and questions beside it. More are closed at once."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Peer"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("strawbridge.net")
 
 #: Seconds for which an attempt of ours stands back while the peer's own handshake is under way. An honest one takes
 #: milliseconds; somebody who only claims the name must not keep us from it for longer.

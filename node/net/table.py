@@ -28,7 +28,7 @@ from .turn import Turn
 
 __all__ = ["PeerTable"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("strawbridge.net")
 
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 __all__ = ["BACKLOG", "Listener", "TcpTransport", "connect"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("strawbridge.net")
 
 #: Connections that the kernel holds for us before they are accepted (as OTP).
 BACKLOG = 128
