@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..terms import Atom
@@ -17,10 +18,12 @@ _UNDEFINED = Atom("undefined")
 class Registry:
     """register/2, unregister/1 and whereis/1 of the erlang module."""
 
-    __slots__ = ("_names",)
+    __slots__ = ("_names", "get")
 
     def __init__(self) -> None:
         self._names: dict[Atom, Process] = {}
+        #: get(name): the process with this name, or None
+        self.get: Callable[[Atom], Process | None] = self._names.get
 
     def register(self, name: str | Atom, process: Process) -> Atom:
         """Give a live process a name. ValueError: the name is taken or not allowed, or the process has ended."""
@@ -47,9 +50,6 @@ class Registry:
         """A process ended: all its names are free."""
         for name in process.names:
             self._names.pop(name, None)
-
-    def get(self, name: Atom) -> Process | None:
-        return self._names.get(name)
 
     def names(self) -> list[Atom]:
         return list(self._names)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import DecodeError, NodeDown
@@ -30,7 +31,7 @@ from .waiter import Turn
 if TYPE_CHECKING:
     from ..node import Node  # for the annotation of Router.node only
 
-__all__ = ["Peer", "Peers", "PendingCall", "Router", "address"]
+__all__ = ["Peer", "Peers", "PendingCall", "Router", "Source", "address"]
 
 log = logging.getLogger("strawbridge.router")
 
@@ -45,7 +46,14 @@ _USER = Atom("user")
 _PLAIN = frozenset({int, float, bytes, bool, Atom, Pid, Reference})
 
 
-class Peer(Protocol):
+class Source(Protocol):
+    """Where messages come from, and what can be told to wait: a connection, or a straw."""
+
+    def pause_reading(self, owner: Any, /) -> None: ...
+    def resume_reading(self, owner: Any, /) -> None: ...
+
+
+class Peer(Source, Protocol):
     """What the router needs of a connection (net.table.Peer)."""
 
     @property
@@ -57,8 +65,6 @@ class Peer(Protocol):
     def signal(self, control: tuple[Any, ...], payload: Any = NO_PAYLOAD, /) -> None: ...
     def signal_encoded(self, pieces: list[bytes], /) -> None: ...
     def check_room(self, more: int = 0, /) -> None: ...
-    def pause_reading(self, owner: Any, /) -> None: ...
-    def resume_reading(self, owner: Any, /) -> None: ...
     def flush(self) -> None: ...
     async def drain(self) -> None: ...
 
@@ -140,18 +146,18 @@ class Router:
         self.spawn_requests: SpawnRequests
         #: stands for every coroutine that is no process of its own
         self.caller: Process
-        self.thread = threading.get_ident()
+        self.thread = get_ident()
         #: what other threads send, until the loop takes it, and how many bytes of it go to peers
         self._from_threads: deque[tuple[Any, Any, int]] = deque()
         self._thread_bytes = 0
-        self._thread_lock = threading.Lock()
+        self._thread_lock = Lock()
         self.node_watchers: list[Callable[[bool, Atom, str], None]] = []
         self.mailbox_limit = MAILBOX_LIMIT
         self._broken_links: deque[tuple[Pid, Pid, Any]] = deque()
         self._breaking = False
         self._across: dict[Atom, _Across] = {}
-        self._reading: Peer | None = None  # whose batch is being delivered
-        self._shut: dict[Mailbox, set[Peer]] = {}
+        self._reading: Source | None = None  # whose batch is being delivered
+        self._shut: dict[Mailbox, set[Source]] = {}
         self._next_id = 1
         self._next_serial = 0
         self._ref_low = secrets.randbits(32)
@@ -309,42 +315,41 @@ class Router:
 
         May be called from any thread.
         """
-        to = address(to)
-        if threading.get_ident() != self.thread:
-            return self._send_from_thread(sender, to, message)
         kind = type(to)
+        if kind is not Pid and kind is not Reference:
+            to = address(to)
+            kind = type(to)
+        if get_ident() != self.thread:
+            return self._send_from_thread(sender, to, message)
+        peer: Peer
         if kind is Pid:
-            if to.node is self.name:
-                process = self.find(to)
-            else:
-                peer: Peer = self.peers.get(to.node)
+            if to.node is not self.name:
+                peer = self.peers.get(to.node)
                 peer.signal((c.SEND, _EMPTY, to), message)
                 return peer
+            process = self.find(to)
+        elif kind is Reference:
+            if to.node is not self.name:
+                peer = self.peers.get(to.node)
+                peer.signal(_alias_send(peer, sender, to), message)
+                return peer
+            self._alias_arrived(to, self.local_copy(message))
+            return None
         elif kind is Atom:
             process = self.registry.get(to)
-        elif kind is tuple:
+        else:
             name, node = to
             if node is not self.name:
                 peer = self.peers.get(node)
                 peer.signal((c.REG_SEND, sender, _EMPTY, name), message)
                 return peer
             process = self.registry.get(name)
-        else:
-            return self._send_alias(sender, to, message)
         message = self.local_copy(message)
         if process is None:
             self.dropped += 1
         else:
             process.deliver(message)
         return None
-
-    def _send_alias(self, sender: Pid, alias: Reference, message: Any) -> Peer | None:
-        if alias.node is self.name:
-            self._alias_arrived(alias, self.local_copy(message))
-            return None
-        peer: Peer = self.peers.get(alias.node)
-        peer.signal(_alias_send(peer, sender, alias), message)
-        return peer
 
     def _send_from_thread(self, sender: Pid, to: Any, message: Any) -> Peer | None:
         """send() in another thread: encode here, where an error can be raised, and queue on the loop."""
@@ -506,6 +511,17 @@ class Router:
             self._reading = None
             turn.finish()
 
+    @contextmanager
+    def delivering(self, source: Source) -> Iterator[None]:
+        """Around deliveries of what came another way than from a peer: whose mailbox is too full pauses the source."""
+        self.turn.begin()
+        self._reading = source
+        try:
+            yield
+        finally:
+            self._reading = None
+            self.turn.finish()
+
     def shut(self, mailbox: Mailbox) -> None:
         """A mailbox is too full: stop reading from the peer that fills it (local senders are not held)."""
         peer = self._reading
@@ -622,15 +638,16 @@ class Router:
 
     def _on_monitor(self, peer: Peer, message: tuple[Any, ...], payload: Any) -> None:
         _, remote, target, ref = message
-        process = self.find(target)
+        process = self.registry.get(target) if type(target) is Atom else self.find(target)
         if process is None:
             peer.signal((c.MONITOR_P_EXIT, target, remote, ref, NOPROC))
         else:
             process.watchers[ref] = (remote, target)
-            self.across(peer.node).monitors_in[ref] = process
+            (self._across.get(peer.node) or self.across(peer.node)).monitors_in[ref] = process
 
     def _on_demonitor(self, peer: Peer, message: tuple[Any, ...], payload: Any) -> None:
-        process = self.across(peer.node).monitors_in.pop(message[3], None)
+        across = self._across.get(peer.node)
+        process = across.monitors_in.pop(message[3], None) if across is not None else None
         if process is not None:
             process.watchers.pop(message[3], None)
 
