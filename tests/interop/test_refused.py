@@ -127,6 +127,15 @@ def test_static_route_without_epmd(beam: Beam, start_node) -> None:
     assert node.do(lambda node: node.ping(beam.name)) is True
 
 
+def test_short_names(runtime, start_beam, start_node) -> None:
+    """-sname: names whose host has no dot; a node with long names can't be reached from one with short names."""
+    beam = start_beam(runtime, unique("short").replace("127.0.0.1", "localhost"), short=True)
+    node = start_node(unique("py").replace("127.0.0.1", "localhost"))
+    assert beam.eval("net_adm:ping(Py)", Py=node.name) == "pong"
+    node.do(disconnect_all)
+    assert node.do(lambda node: node.ping(beam.name)) is True
+
+
 def test_embedded_epmd(runtime, start_beam, start_node, free_port: int) -> None:
     """No epmd runs: the Python node brings one, and a BEAM that starts later finds it and is found."""
     node = start_node(epmd_port=free_port)

@@ -80,11 +80,13 @@ class Beam:
         args: Sequence[str] = (),
         elixir: str | None = None,
         env: dict[str, str] | None = None,
+        short: bool = False,
     ) -> None:
         self.runtime = runtime
         self.cookie = cookie
         self.epmd_port = epmd_port
         self.folder = folder
+        self.short = short
         self.name = name or ""
         self._paths = paths
         self._args = list(args)
@@ -142,7 +144,7 @@ class Beam:
     def _command(self, port: int) -> list[str]:
         common = ["-start_epmd", "false", "-kernel", "inet_dist_use_interface", "{127,0,0,1}"]
         common += ["+sbwt", "none", "+sbwtdcpu", "none", "+sbwtdio", "none"]
-        named = ["-name", self.name, "-setcookie", self.cookie] if self.name else []
+        named = ["-sname" if self.short else "-name", self.name, "-setcookie", self.cookie] if self.name else []
         paths = [arg for path in self._paths for arg in ("-pa", str(path))]
         if self._elixir is None:
             return [
