@@ -31,6 +31,7 @@ class _Lib:
     PORE_HOST_DOWN: int
     PORE_REFUSED: int
     PORE_POKE: int
+    PORE_QUIET: int
     PORE_IN: int
     PORE_OUT: int
     def pore_table_new(self, capacity: int) -> _CData: ...

@@ -113,13 +113,15 @@ int pore_fd(struct pore_table *table, pore_id id);
 
 /* ---- data ---- */
 
-enum pore_flag { PORE_POKE = 1 };
+enum pore_flag {
+    PORE_POKE = 1, /* pore_poke afterwards */
+    PORE_QUIET = 2 /* announce nothing: pore_wait or pore_avail comes next, which do */
+};
 
 /* Takes what has arrived of pokes, then says how much there is to read and how much room to write (NULL: don't care).
  * Bytes; tube: packets. What is wanted and not there is announced: the fd becomes readable when it comes. */
 int pore_avail(struct pore_table *table, pore_id id, uint32_t *in, uint32_t *out);
-/* Up to `length` bytes (tube: one packet; -EMSGSIZE if it does not fit). 0: nothing there, and that is announced.
- * Flag PORE_POKE: pore_poke afterwards. */
+/* Up to `length` bytes (tube: one packet; -EMSGSIZE if it does not fit). 0: nothing there, and that is announced. */
 long pore_read(struct pore_table *table, pore_id id, void *to, size_t length, int flags);
 /* As many bytes as there is room for (tube: one packet or nothing). Less than `length`: the rest is announced. */
 long pore_write(struct pore_table *table, pore_id id, const void *from, size_t length, int flags);

@@ -19,6 +19,7 @@ struct channel;
 struct pore_backend {
     int (*poke)(struct channel *channel);  /* 0, or -EPIPE: the peer is gone. Never blocks */
     int (*drain)(struct channel *channel); /* takes pending pokes: 1 there were some, 0 none, -EPIPE: gone */
+    int (*sleep)(struct channel *channel); /* until there are some, and takes them: 1, -EPIPE, -EINTR; 2: there are, drain */
     void (*hang_up)(struct channel *channel); /* the peer and our sleepers see the end; the descriptor stays */
     void (*close)(struct channel *channel);
     void (*unmap)(void *base, size_t bytes);

@@ -144,7 +144,7 @@ static int fill(struct pore *pore, int kind, const struct pore_memory *memory, c
     pore->backend = &pore_local_backend;
     pore->kind = kind;
     pore->role = options->role;
-    pore->spin_us = options->spin_us;
+    pore->spin_us = sysconf(_SC_NPROCESSORS_ONLN) == 1 ? 0 : options->spin_us; /* one cpu: there is nobody to wait for */
     pore->suppress = options->suppress != 0;
     pore->owner = options->owner;
     pore->destroy = options->destroy;

@@ -34,13 +34,13 @@ static int tell(struct pore *pore, struct side *side) { return due(side) ? pore-
 
 /* ---- reading ---- */
 
-static long read_stream(struct side *side, void *to, size_t length) {
+static long read_stream(struct side *side, void *to, size_t length, bool announce) {
     struct ring *r = &side->ring;
     uint32_t n;
     int error;
     if (r->known < length) {
         error = ring_look(r);
-        if (!error && !r->known && length) error = ring_announce(r, 1);
+        if (!error && !r->known && length && announce) error = ring_announce(r, 1);
         if (error) return error;
     }
     n = r->known < length ? r->known : (uint32_t)length;
@@ -77,7 +77,7 @@ long pore_read(struct pore_table *table, pore_id id, void *to, size_t length, in
     if (reason == PORE_CORRUPT) {
         n = -EBADMSG;
     } else {
-        n = side->slots ? read_packet(side, to, length) : read_stream(side, to, length);
+        n = side->slots ? read_packet(side, to, length) : read_stream(side, to, length, !(flags & PORE_QUIET));
         if (n == 0 && length && reason) n = reason_error(reason);
         if (n > 0 && (flags & PORE_POKE) && !reason && tell(pore, side) < 0) {
             leave(pore, side, id, 0);
@@ -92,12 +92,13 @@ long pore_read(struct pore_table *table, pore_id id, void *to, size_t length, in
 /* ---- writing ---- */
 
 /* Somebody waits for `slots` free; a wish is kept until it is met. Is it now? */
-static int want_room(struct side *side, uint32_t slots) {
+static int want_room(struct side *side, uint32_t slots, bool announce) {
     struct ring *r = &side->ring;
     int error = r->known < slots ? ring_look(r) : 0;
     if (error) return error;
     side->wish = 0;
     if (r->known >= slots) return 1;
+    if (!announce) return 0;
     error = ring_announce(r, slots);
     if (error) return error;
     if (r->known >= slots) return 1;
@@ -106,12 +107,12 @@ static int want_room(struct side *side, uint32_t slots) {
 }
 
 /* A partial write waits for the rest, or half a ring: to be woken for less costs more than it brings. */
-static int want_rest(struct side *side, size_t rest) {
+static int want_rest(struct side *side, size_t rest, bool announce) {
     uint32_t half = side->ring.most / 2 + 1;
-    return want_room(side, rest < half ? (uint32_t)rest : half);
+    return want_room(side, rest < half ? (uint32_t)rest : half, announce);
 }
 
-static long write_stream(struct side *side, const void *from, size_t length) {
+static long write_stream(struct side *side, const void *from, size_t length, bool announce) {
     struct ring *r = &side->ring;
     size_t done = 0;
     uint32_t n;
@@ -126,32 +127,32 @@ static long write_stream(struct side *side, const void *from, size_t length) {
         }
         if (done == length) break;
         /* The peer may have made room meanwhile; then once more. */
-        more = want_rest(side, length - done);
+        more = want_rest(side, length - done, announce);
         if (more < 0) return more;
     } while (more);
     return (long)done;
 }
 
-static long write_packet(struct side *side, const void *from, size_t length) {
+static long write_packet(struct side *side, const void *from, size_t length, bool announce) {
     struct ring *r = &side->ring;
     int room;
     if (!length) return 0;
     if (length > TUBE_PACKET) return -EMSGSIZE;
-    if (!r->known && (room = want_room(side, 1)) <= 0) return room;
+    if (!r->known && (room = want_room(side, 1, announce)) <= 0) return room;
     memcpy(r->data + (size_t)r->index * TUBE_PACKET, from, length);
     ring_store_first((ring_word *)(void *)&side->slots[r->index].len, (uint32_t)length);
     ring_publish(r, 1);
     return (long)length;
 }
 
-static long write_frame(struct side *side, const void *from, size_t length) {
+static long write_frame(struct side *side, const void *from, size_t length, bool announce) {
     struct ring *r = &side->ring;
     uint32_t n = (uint32_t)length;
     uint8_t head[4] = {(uint8_t)(n >> 24), (uint8_t)(n >> 16), (uint8_t)(n >> 8), (uint8_t)n};
     int room;
     if (side->slots) return -EINVAL;
     if (length > r->most - 4) return -EMSGSIZE;
-    if (r->known < n + 4 && (room = want_room(side, n + 4)) <= 0) return room;
+    if (r->known < n + 4 && (room = want_room(side, n + 4, announce)) <= 0) return room;
     ring_copy_in(r, 0, head, 4);
     if (n) ring_copy_in(r, 4, from, n);
     ring_publish(r, n + 4);
@@ -161,14 +162,16 @@ static long write_frame(struct side *side, const void *from, size_t length) {
 static long write_any(struct pore_table *table, pore_id id, const void *from, size_t length, int flags, int frame) {
     struct pore *pore;
     struct side *side;
+    bool announce = !(flags & PORE_QUIET);
     int error = enter(table, id, PORE_OUT, &pore, &side);
     long n;
     if (error) return error;
     if (side->reason) {
         n = reason_error(side->reason);
     } else {
-        n = frame ? write_frame(side, from, length)
-                  : side->slots ? write_packet(side, from, length) : write_stream(side, from, length);
+        n = frame         ? write_frame(side, from, length, announce)
+            : side->slots ? write_packet(side, from, length, announce)
+                          : write_stream(side, from, length, announce);
         if (n >= 0 && (flags & PORE_POKE) && tell(pore, side) < 0) {
             leave(pore, side, id, 0);
             pore_fail_with(pore, id, PORE_PEER_GONE);
@@ -239,7 +242,7 @@ static int avail_out(struct pore_table *table, pore_id id, uint32_t *out) {
         error = -EBADMSG;
     } else {
         error = ring_look(&side->ring);
-        if (!error && side->wish && (error = want_room(side, side->wish)) > 0) error = 0;
+        if (!error && side->wish && (error = want_room(side, side->wish, true)) > 0) error = 0;
         *out = side->reason ? 0 : side->ring.known;
     }
     leave(pore, side, id, error);
@@ -278,7 +281,7 @@ int pore_notify_when(struct pore_table *table, pore_id id, uint32_t slots) {
     if (error) return error;
     if (side->reason) error = reason_error(side->reason);
     else if (slots > side->ring.most) error = -EINVAL;
-    else error = want_room(side, slots);
+    else error = want_room(side, slots, true);
     leave(pore, side, id, error);
     return error;
 }

@@ -82,9 +82,6 @@ static inline int ring_look(struct ring *r) {
     return 0;
 }
 
-/* Has the peer's index moved since the last look? For spinning: touches nothing of ours. */
-static inline bool ring_moved(const struct ring *r) { return ring_load_index(r->theirs) != r->seen; }
-
 /* Says that we wait for `wish` bytes (of data, of room), then looks again: either we see them now, or the peer sees our
  * wish. An earlier wish that the peer has not taken yet may be another thread's: the smaller one stands. */
 static inline int ring_announce(struct ring *r, uint32_t wish) {

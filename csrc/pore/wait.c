@@ -7,7 +7,6 @@
  */
 #define _GNU_SOURCE
 #include <poll.h>
-#include <sched.h>
 #include <time.h>
 
 #include "core.h"
@@ -38,11 +37,6 @@ static inline void relax(void) {
 
 /* ---- learning ---- */
 
-static int one_cpu(void) {
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) < 2;
-}
-
 /* Nanoseconds to spin this time; 0: don't. */
 static int64_t spin_budget(struct spin *spin, int spin_us) {
     if (!spin_us) return 0;
@@ -68,7 +62,14 @@ static void spin_learn(struct spin *spin, bool met) {
 
 /* ---- pokes ---- */
 
-/* Takes pending pokes; event.lock is held. Everybody who sleeps looks again. */
+/* Pokes were taken; event.lock is held. Everybody who sleeps looks again. */
+static void drained_locked(struct pore *pore, bool some) {
+    pore->event.irqs += some;
+    pore->event.drains++;
+    pthread_cond_broadcast(&pore->event.changed);
+}
+
+/* Takes pending pokes; event.lock is held. */
 static int drain_locked(struct pore *pore) {
     int some = 0, gone = 0;
     for (int i = 0; i < pore->channel_count; i++) {
@@ -76,9 +77,7 @@ static int drain_locked(struct pore *pore) {
         if (result < 0) gone = 1;
         else some |= result;
     }
-    pore->event.irqs += (uint64_t)some;
-    pore->event.drains++;
-    pthread_cond_broadcast(&pore->event.changed);
+    drained_locked(pore, some);
     return gone ? -EPIPE : some;
 }
 
@@ -109,13 +108,28 @@ static void waiter_leave(struct pore *pore) {
     pthread_mutex_unlock(&pore->event.lock);
 }
 
+enum { SLEEP_POLLED = 2 };
+
+/* SLEEP_POLLED, 0: timeout, -errno. */
+static int poll_until(int fd, int64_t deadline) {
+    struct pollfd one = {.fd = fd, .events = POLLIN};
+    struct timespec left = {0, 0};
+    int result;
+    if (deadline >= 0) {
+        int64_t rest = deadline - now_ns();
+        if (rest > 0) left = (struct timespec){rest / 1000000000, rest % 1000000000};
+    }
+    result = ppoll(&one, 1, deadline < 0 ? NULL : &left, NULL);
+    return result < 0 ? -errno : result ? SLEEP_POLLED : 0;
+}
+
 /* Sleeps until somebody has drained since `drains`, or the deadline: 1 look again, 0 timeout, -errno. One thread polls for
  * all that sleep here: a poke that it takes may be meant for another, so all look again. */
 static int sleep_until(struct pore *pore, pore_id id, uint32_t *drains, int64_t deadline) {
     struct event *event = &pore->event;
-    struct timespec at = {deadline / 1000000000, deadline % 1000000000}, left;
-    struct pollfd fd = {.fd = pore->fd, .events = POLLIN};
-    int result = 1, drained = 0;
+    struct timespec at = {deadline / 1000000000, deadline % 1000000000};
+    int result = 1;
+    bool gone = false;
     pthread_mutex_lock(&event->lock);
     if (event->id == id && event->drains == *drains && event->polling) {
         result = deadline < 0 ? pthread_cond_wait(&event->changed, &event->lock)
@@ -124,29 +138,39 @@ static int sleep_until(struct pore *pore, pore_id id, uint32_t *drains, int64_t 
     } else if (event->id == id && event->drains == *drains) {
         event->polling = 1;
         pthread_mutex_unlock(&event->lock);
-        if (deadline >= 0) {
-            int64_t rest = deadline - now_ns();
-            if (rest < 0) rest = 0;
-            left = (struct timespec){rest / 1000000000, rest % 1000000000};
+        if (deadline < 0 && pore->channel_count == 1) {
+            result = pore->backend->sleep(&pore->channels[0]); /* takes the pokes too */
+        } else {
+            result = poll_until(pore->fd, deadline);
         }
-        result = ppoll(&fd, 1, deadline < 0 ? NULL : &left, NULL);
-        if (result < 0) result = -errno;
         pthread_mutex_lock(&event->lock);
         event->polling = 0;
-        if (result > 0) drained = drain_locked(pore);
-        else pthread_cond_broadcast(&event->changed); /* the next one polls */
+        if (result == SLEEP_POLLED) result = drain_locked(pore) == -EPIPE ? -EPIPE : 1;
+        else drained_locked(pore, result == 1);
+        gone = result == -EPIPE;
+        if (gone) result = 1; /* to be found by looking: something may be left to read */
     }
     *drains = event->drains;
     pthread_mutex_unlock(&event->lock);
-    if (drained == -EPIPE) pore_fail_with(pore, id, PORE_PEER_GONE);
+    if (gone) pore_fail_with(pore, id, PORE_PEER_GONE);
     return result;
 }
 
 /* ---- looking ---- */
 
-/* 1: there, 0: not yet (announced if so wanted), -errno. Copies what a spinner looks at. */
-static int look(struct pore *pore, pore_id id, int what, uint32_t slots, bool announce, struct ring *ring) {
+/* What a spinner looks at without a lock. */
+struct view {
+    ring_word *theirs;
+    uint32_t seen;
+    int64_t budget; /* how long to spin */
+};
+enum look { LOOK_FIRST, LOOK_SPINNING, LOOK_LAST };
+
+/* 1: there, 0: not yet, -errno. The first look says how long to spin, one while spinning learns of its success, the last
+ * one of its failure, and announces that we wait. */
+static int look(struct pore *pore, pore_id id, int what, uint32_t slots, enum look how, struct view *view) {
     struct side *side = what == PORE_IN ? &pore->in : &pore->out;
+    struct ring *r = &side->ring;
     uint32_t need = what == PORE_IN ? 1 : slots;
     int result;
     pthread_mutex_lock(&side->lock);
@@ -154,14 +178,22 @@ static int look(struct pore *pore, pore_id id, int what, uint32_t slots, bool an
         result = -EBADF;
     } else if (side->reason == PORE_CORRUPT || (side->reason && what == PORE_OUT)) {
         result = reason_error(side->reason);
-    } else if (need > side->ring.most) {
+    } else if (need > r->most) {
         result = -EINVAL;
     } else {
-        result = side->ring.known < need ? ring_look(&side->ring) : 0;
-        if (!result && announce && side->ring.known < need) result = ring_announce(&side->ring, need);
-        if (!result && side->ring.known >= need) result = 1;
+        result = r->known < need ? ring_look(r) : 0;
+        if (!result && how == LOOK_LAST && r->known < need) result = ring_announce(r, need);
+        if (!result && r->known >= need) result = 1;
         else if (!result && side->reason) result = reason_error(side->reason);
-        *ring = side->ring;
+        view->theirs = r->theirs;
+        view->seen = r->seen;
+        if (how == LOOK_FIRST) view->budget = result ? 0 : spin_budget(&side->spin, pore->spin_us);
+        if (how == LOOK_SPINNING && result == 1) spin_learn(&side->spin, true);
+        if (how == LOOK_LAST) {
+            if (view->budget) spin_learn(&side->spin, false);
+            side->spin.sleeps += !result;
+            view->budget = 0;
+        }
     }
     pthread_mutex_unlock(&side->lock);
     if (result == -EBADMSG) pore_fail_with(pore, id, PORE_CORRUPT);
@@ -169,41 +201,39 @@ static int look(struct pore *pore, pore_id id, int what, uint32_t slots, bool an
 }
 
 /* Spins without a lock: others may read and write meanwhile. The caller is a waiter, so the memory stays. */
-static int spin(struct pore *pore, pore_id id, int what, uint32_t slots, int64_t deadline, struct ring *ring) {
-    struct side *side = what == PORE_IN ? &pore->in : &pore->out;
-    int64_t budget, end;
+static int spin(struct pore *pore, pore_id id, int what, uint32_t slots, int64_t deadline, struct view *view) {
+    int64_t end = now_ns() + view->budget;
     int result = 0;
-    pthread_mutex_lock(&side->lock);
-    budget = side->id == id ? spin_budget(&side->spin, pore->spin_us) : 0;
-    if (budget && pore->spin_us < 0 && (!side->spin.spins || side->spin.trial == TRIAL_TURNS) && one_cpu()) {
-        side->spin.rest = REST_MAX;
-        budget = 0;
-    }
-    pthread_mutex_unlock(&side->lock);
-    if (!budget) return 0;
-    end = now_ns() + budget;
     if (deadline >= 0 && deadline < end) end = deadline;
     do {
         for (int i = 0; i < LOOKS_PER_CLOCK && !result; i++) {
-            if (ring_moved(ring)) result = look(pore, id, what, slots, false, ring);
-            relax();
+            if (ring_load_index(view->theirs) != view->seen) result = look(pore, id, what, slots, LOOK_SPINNING, view);
+            else relax();
         }
     } while (!result && now_ns() < end);
-    pthread_mutex_lock(&side->lock);
-    if (side->id == id) spin_learn(&side->spin, result == 1);
-    pthread_mutex_unlock(&side->lock);
     return result;
+}
+
+static int check(struct pore *pore, int what) {
+    if (!pore) return -EBADF;
+    return what == PORE_IN || what == PORE_OUT ? 0 : -EINVAL;
 }
 
 int pore_spin(struct pore_table *table, pore_id id, int what, uint32_t slots) {
     struct pore *pore = table_find(table, id);
-    struct ring ring;
+    struct view view;
     uint32_t drains;
-    int result = !pore ? -EBADF : what != PORE_IN && what != PORE_OUT ? -EINVAL : 0;
-    if (!result) result = look(pore, id, what, slots, false, &ring);
-    if (result) return result;
+    int result = check(pore, what);
+    if (!result) result = look(pore, id, what, slots, LOOK_FIRST, &view);
+    if (result || !view.budget) return result;
     if ((result = waiter_enter(pore, id, &drains))) return result;
-    result = spin(pore, id, what, slots, -1, &ring);
+    result = spin(pore, id, what, slots, -1, &view);
+    if (!result) {
+        struct side *side = what == PORE_IN ? &pore->in : &pore->out;
+        pthread_mutex_lock(&side->lock);
+        spin_learn(&side->spin, false);
+        pthread_mutex_unlock(&side->lock);
+    }
     waiter_leave(pore);
     return result;
 }
@@ -211,34 +241,23 @@ int pore_spin(struct pore_table *table, pore_id id, int what, uint32_t slots) {
 int pore_wait(struct pore_table *table, pore_id id, int what, uint32_t slots, int64_t timeout_us) {
     struct pore *pore = table_find(table, id);
     int64_t deadline = -1;
-    struct ring ring;
+    struct view view;
     uint32_t drains;
-    int result = !pore ? -EBADF : what != PORE_IN && what != PORE_OUT ? -EINVAL : 0;
-    if (!result) result = look(pore, id, what, slots, false, &ring);
+    int result = check(pore, what), slept = 1;
+    if (!result) result = look(pore, id, what, slots, LOOK_FIRST, &view);
     if (result) return result;
     if (timeout_us >= 0) {
         int64_t now = now_ns();
         deadline = timeout_us > (INT64_MAX - now) / 1000 ? INT64_MAX : now + timeout_us * 1000;
     }
     if ((result = waiter_enter(pore, id, &drains))) return result;
-    result = spin(pore, id, what, slots, deadline, &ring);
-    for (int slept = 0; !result; slept = 1) {
-        int sleep;
-        result = look(pore, id, what, slots, true, &ring);
-        if (result) break;
-        if (!slept) {
-            struct side *side = what == PORE_IN ? &pore->in : &pore->out;
-            pthread_mutex_lock(&side->lock);
-            side->spin.sleeps++;
-            pthread_mutex_unlock(&side->lock);
-        }
-        sleep = sleep_until(pore, id, &drains, deadline);
-        if (sleep < 0) {
-            result = sleep;
-        } else if (!sleep) {
-            result = look(pore, id, what, slots, false, &ring);
-            break;
-        }
+    if (view.budget) result = spin(pore, id, what, slots, deadline, &view);
+    /* After the deadline one more look. */
+    while (!result) {
+        result = look(pore, id, what, slots, LOOK_LAST, &view);
+        if (result || !slept) break;
+        slept = sleep_until(pore, id, &drains, deadline);
+        if (slept < 0) result = slept;
     }
     waiter_leave(pore);
     return result;
