@@ -27,11 +27,11 @@ ROOMS = {
     "node.blocking": 6,
     "node.net": 6,
     "node.otp": 6,
-    "node.strawman": 6,
-    "node.node": 7,
-    "node": 8,  # the public face; the command line is one of its users
-    "node.cli": 9,
-    "node.__main__": 10,
+    "node.strawman": 7,  # its driver is a server of node.otp
+    "node.node": 8,
+    "node": 9,  # the public face; the command line is one of its users
+    "node.cli": 10,
+    "node.__main__": 11,
     "pores._pore": 0,
     "pores.errors": 0,
     "pores._native": 1,
