@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from pores.errors import XenstoreError
 from pores.xenstore.limits import Limits
@@ -25,10 +27,24 @@ PATHS = ["/"] + [f"/{x}" for x in NAMES] + [f"/{x}/{y}" for x in NAMES for y in 
 PATHS += [f"{path}/{z}" for path in PATHS[3:] for z in NAMES]
 
 paths = st.sampled_from(PATHS)
-deep = st.sampled_from(PATHS[1:])
 domids = st.sampled_from(DOMAINS)
 values = st.sampled_from([b"", b"1", b"2"])
 entries = st.builds(lambda letter, domid: f"{letter}{domid}", st.sampled_from("nrwb"), st.sampled_from([0, 5, 7, 9]))
+perm_lists = st.lists(entries, min_size=1, max_size=3)
+
+
+def steps_at(places: st.SearchStrategy[str]) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.one_of(
+        st.tuples(st.just("read"), places, st.sampled_from(["value", "perms", "names"])),
+        st.tuples(st.just("write"), places, values),
+        st.tuples(st.just("mkdir"), places),
+        st.tuples(st.just("remove"), places),
+        st.tuples(st.just("set_perms"), places, perm_lists),
+    )
+
+
+steps = steps_at(paths)
+near_steps = steps_at(st.sampled_from(["/a", "/a/a", "/a/b", "/a/a/a"]))
 slots = st.integers(0, 2)
 which = st.integers(1, 2)
 
@@ -360,40 +376,49 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Rules. `which` says which of a domain's two sessions.
 
-    @rule(domid=domids, which=which, slot=slots, path=paths, kind=st.sampled_from(["value", "perms", "names"]))
-    def read(self, domid: int, which: int, slot: int, path: str, kind: str) -> None:
+    @rule(domid=domids, which=which, slot=slots, step=steps)
+    def act(self, domid: int, which: int, slot: int, step: tuple[Any, ...]) -> None:
+        """One operation, outside a transaction or in one."""
         if not self.alive(domid):
             return
         name = f"{domid}:{which}"
         slot, tid = self.tid(name, slot)
-        real = {
-            "value": lambda s: s.read(path, tid),
-            "perms": lambda s: s.get_perms(path, tid),
-            "names": lambda s: s.directory(path, tid)[0],
-        }[kind]
-        self.both(name, real, lambda: self.model.read(name, kind, path, slot))
+        verb, path, *rest = step
+        if verb == "read":
+            kind = rest[0]
+            real = {
+                "value": lambda s: s.read(path, tid),
+                "perms": lambda s: s.get_perms(path, tid),
+                "names": lambda s: s.directory(path, tid)[0],
+            }[kind]
+            self.both(name, real, lambda: self.model.read(name, kind, path, slot))
+        else:
+            self.both(
+                name,
+                lambda s: getattr(s, verb)(path, *rest, tid),
+                lambda: self.model.change(name, slot, step),
+            )
 
-    def change(self, domid: int, which: int, slot: int, step: tuple[Any, ...], real: Any) -> None:
-        if self.alive(domid):
-            name = f"{domid}:{which}"
-            slot, tid = self.tid(name, slot)
-            self.both(name, lambda s: real(s, tid), lambda: self.model.change(name, slot, step))
-
-    @rule(domid=domids, which=which, slot=slots, path=deep, value=values)
-    def write(self, domid: int, which: int, slot: int, path: str, value: bytes) -> None:
-        self.change(domid, which, slot, ("write", path, value), lambda s, tid: s.write(path, value, tid))
-
-    @rule(domid=domids, which=which, slot=slots, path=paths)
-    def mkdir(self, domid: int, which: int, slot: int, path: str) -> None:
-        self.change(domid, which, slot, ("mkdir", path), lambda s, tid: s.mkdir(path, tid))
-
-    @rule(domid=domids, which=which, slot=slots, path=paths)
-    def remove(self, domid: int, which: int, slot: int, path: str) -> None:
-        self.change(domid, which, slot, ("remove", path), lambda s, tid: s.remove(path, tid))
-
-    @rule(domid=domids, which=which, slot=slots, path=paths, perms=st.lists(entries, min_size=1, max_size=3))
-    def set_perms(self, domid: int, which: int, slot: int, path: str, perms: list[str]) -> None:
-        self.change(domid, which, slot, ("set_perms", path, perms), lambda s, tid: s.set_perms(path, perms, tid))
+    @rule(
+        names=st.tuples(domids, domids, which),
+        before=st.lists(near_steps, max_size=2),
+        inside=st.lists(near_steps, min_size=1, max_size=4),
+        outside=st.lists(near_steps, min_size=1, max_size=2),
+    )
+    def duel(self, names: tuple[int, int, int], before: Any, inside: Any, outside: Any) -> None:
+        """A transaction and somebody else at the same few nodes: what chance alone would seldom bring together."""
+        ours, theirs, which = names
+        name = f"{ours}:{which}"
+        if not self.alive(ours) or (name, 1) in self.tids:
+            return
+        for step in before:
+            self.act(0, 1, 0, step)
+        self.start(ours, which, 1)
+        for step in inside:
+            self.act(ours, which, 1, step)
+        for step in outside:
+            self.act(theirs, which, 0, step)
+        self.finish(name, 1, True)
 
     @rule(domid=domids, which=which, path=paths, token=st.sampled_from(["t", "u"]))
     def watch(self, domid: int, which: int, path: str, token: str) -> None:
@@ -432,10 +457,13 @@ class StoreMachine(RuleBasedStateMachine):
             self.tids[name, slot] = self.sessions[name].start_transaction()
             self.model.start(name, slot)
 
-    @precondition(lambda self: self.tids)
-    @rule(data=st.data(), commit=st.sampled_from([True, True, True, False]))
-    def end(self, data: st.DataObject, commit: bool) -> None:
-        name, slot = data.draw(st.sampled_from(sorted(self.tids)))
+    @rule(which=st.integers(0, 5), commit=st.sampled_from([True, True, True, False]))
+    def end(self, which: int, commit: bool) -> None:
+        if self.tids:
+            name, slot = sorted(self.tids)[which % len(self.tids)]
+            self.finish(name, slot, commit)
+
+    def finish(self, name: str, slot: int, commit: bool) -> None:
         tid = self.tids.pop((name, slot))
         self.both(name, lambda s: s.end_transaction(tid, commit), lambda: self.model.end(name, slot, commit))
 
@@ -477,5 +505,50 @@ class StoreMachine(RuleBasedStateMachine):
         assert owned == self.tree._nodes.owned
 
 
-StoreMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)
+StoreMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestStore = StoreMachine.TestCase
+
+
+def random_step(random: Random) -> tuple[Any, ...]:
+    path = random.choice(["/a", "/a", "/a/a", "/a/b", "/a/a/a", "/"])
+    verb = random.choice(["read", "read", "write", "write", "mkdir", "remove", "set_perms"])
+    if verb == "read":
+        return verb, path, random.choice(["value", "perms", "names"])
+    if verb == "write":
+        return verb, path, random.choice([b"", b"1", b"2"])
+    if verb == "set_perms":
+        count = random.choice([1, 2, 3])
+        return verb, path, [f"{random.choice('nrwbbb')}{random.choice([0, 5, 7, 9])}" for _ in range(count)]
+    return verb, path
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_long_walks(seed: int) -> None:
+    """The same machine, much longer and with everything happening at once: shrinking can't do this."""
+    random = Random(seed)
+    machine = StoreMachine()
+    machine.begin(perms=["b0"])
+    for _ in range(3000):
+        domid, which = random.choice(DOMAINS), random.choice([1, 2])
+        dice = random.random()
+        if dice < 0.5:
+            machine.act(domid=domid, which=which, slot=random.choice([0, 0, 1, 2]), step=random_step(random))
+        elif dice < 0.58:
+            machine.start(domid=domid, which=which, slot=random.choice([1, 2]))
+        elif dice < 0.66:
+            machine.end(which=random.randrange(6), commit=random.random() < 0.9)
+        elif dice < 0.72:
+            machine.watch(domid=domid, which=which, path=random.choice(PATHS), token=random.choice("tu"))
+        elif dice < 0.76:
+            machine.unwatch(domid=domid, which=which, path=random.choice(PATHS), token=random.choice("tu"))
+        elif dice < 0.99:
+            machine.duel(
+                names=(domid, random.choice(DOMAINS), which),
+                before=[random_step(random)],
+                inside=[random_step(random) for _ in range(4)],
+                outside=[random_step(random)],
+            )
+        else:
+            machine.come_and_go(domid=random.choice([5, 7]))
+        machine.same_events()
+        machine.same_tree()
