@@ -1,0 +1,4 @@
+"""Where domains, grants and event channels come from: one interface, one module for each platform.
+
+`base` is the interface; `local` has domains on one Linux host without Xen. Importing this package imports neither.
+"""

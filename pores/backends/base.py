@@ -1,0 +1,129 @@
+"""What the membrane asks of a platform: memory for a peer, a peer's memory, event channels, the store, news of domains.
+
+Everything handed out is an object with one owner and a `close` that may be called twice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..xenstore.client import XenStore
+
+__all__ = ["Backend", "BackendListener", "Channel", "Grant", "Mapping"]
+
+
+def _close(fd: int) -> int:
+    if fd >= 0:
+        os.close(fd)
+    return -1
+
+
+@dataclass(eq=False)
+class Grant:
+    """Memory of ours that a peer may map. `fd` is ours until `close_fd`; the pages until `Backend.end_access`."""
+
+    peer: int
+    refs: tuple[int, ...]
+    fd: int
+    ended: bool = False
+
+    def close_fd(self) -> None:
+        self.fd = _close(self.fd)
+
+
+@dataclass(eq=False)
+class Mapping:
+    """A peer's memory. The nth ref asked for is page `page_index[n]` of `fd`."""
+
+    peer: int
+    number: int
+    page_index: tuple[int, ...]
+    fd: int
+    ended: bool = False
+
+    def close_fd(self) -> None:
+        self.fd = _close(self.fd)
+
+
+@dataclass(eq=False)
+class Channel:
+    """An end of an event channel. `fd` is ours until a pore has taken it (`taken`)."""
+
+    peer: int
+    port: int
+    fd: int
+    ended: bool = False
+
+    def taken(self) -> None:
+        self.fd = -1
+
+    def close_fd(self) -> None:
+        self.fd = _close(self.fd)
+
+
+@dataclass(eq=False)
+class BackendListener:
+    """Who hears of a backend's news. Calls come on the loop."""
+
+    unmapped: Callable[[tuple[int, ...]], None] = field(default=lambda refs: None)
+    """The peer has unmapped the grant of these refs."""
+    domain_gone: Callable[[int], None] = field(default=lambda domid: None)
+    """A domain that we dealt with is dead."""
+    host_down: Callable[[str], None] = field(default=lambda why: None)
+    """Nothing works any more; the backend has closed itself."""
+
+
+class Backend(Protocol):
+    """One domain on one platform. Methods raise PoreError by errno, BackendUnavailable when the host is down."""
+
+    @property
+    def domid(self) -> int: ...
+
+    @property
+    def closed(self) -> bool: ...
+
+    def listen(self, listener: BackendListener) -> None: ...
+
+    def unlisten(self, listener: BackendListener) -> None: ...
+
+    def take_lock(self, name: str) -> bool:
+        """One strawman per domain: False when somebody has it."""
+        ...
+
+    def drop_lock(self, name: str) -> None: ...
+
+    async def grant(self, peer: int, pages: int) -> Grant: ...
+
+    async def end_access(self, grant: Grant) -> bool:
+        """False: the peer still has it mapped. Nobody can map it from now on. May be called again."""
+        ...
+
+    async def map(self, peer: int, refs: Sequence[int]) -> Mapping: ...
+
+    async def unmap(self, mapping: Mapping) -> None:
+        """To be called when nothing of it is mapped in this process any more. May be called twice."""
+        ...
+
+    async def alloc_channel(self, peer: int) -> Channel: ...
+
+    async def bind_channel(self, peer: int, port: int) -> Channel: ...
+
+    async def close_channel(self, channel: Channel) -> None:
+        """May be called twice."""
+        ...
+
+    async def store(self) -> XenStore:
+        """A new connection to the store, as this domain; the caller closes it."""
+        ...
+
+    async def domains(self) -> list[int]: ...
+
+    @property
+    def held(self) -> dict[str, int]:
+        """How many grants, mappings and channels are not given back: for tests and status."""
+        ...
+
+    async def close(self) -> None: ...

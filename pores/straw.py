@@ -1,0 +1,375 @@
+"""A straw: frames both ways between two domains, of any size, in order; and its driver.
+
+What a frame means is not known here. Opening and closing are the membrane's (aio.py); this is one open straw.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from ._native import straw_pages
+from .active import ActivePore
+from .driver import Holding
+from .errors import PoreClosed, PoreCorrupt, PoreError, PoreTooBig
+from .framing import MAX_FRAME, FrameReader, Outbox, Oversized
+from .keys import Terms
+from .kinds import STRAW_KIND
+from .pore import ACTIVE, PASSIVE, Pore
+from .work import Key, Offer
+
+if TYPE_CHECKING:
+    from .aio import Membrane
+
+__all__ = ["INBOX_LIMIT", "UNSENT_LIMIT", "Straw", "StrawDriver"]
+
+#: Bytes that may wait to be sent: beyond it `send` waits, `send_nowait` says False.
+UNSENT_LIMIT: Final = 16 << 20
+#: Bytes that may wait to be received: beyond it the ring stays full, and the peer waits.
+INBOX_LIMIT: Final = 16 << 20
+#: Bytes read in one go before others on the loop get their turn.
+_READ_TURN: Final = 1 << 20
+_READ: Final = 65536
+
+FramesCallback = Callable[[list[bytes]], None]
+
+
+class StrawDriver:
+    """LING's straw, and the wide one between our own."""
+
+    kind = STRAW_KIND
+
+    async def offer(self, holding: Holding, terms: Terms) -> Offer:
+        grant = await holding.grant(straw_pages(terms.ring_bytes))
+        channel = await holding.alloc_channel()
+        offer = Offer(grant.refs, (channel.port,))
+        if self.kind.publish(offer, terms) is None:
+            raise PoreTooBig(len(grant.refs), 0, "list of refs")
+        self._open(holding, grant.fd, channel.fd, ACTIVE, terms)
+        return offer
+
+    async def attach(self, holding: Holding, offer: Offer, terms: Terms) -> None:
+        mapping = await holding.map(offer.refs)
+        (port,) = offer.ports
+        channel = await holding.bind_channel(port)
+        self._open(holding, mapping.fd, channel.fd, PASSIVE, terms, mapping.page_index)
+
+    def _open(
+        self,
+        holding: Holding,
+        memory: int,
+        channel: int,
+        role: int,
+        terms: Terms,
+        page_index: tuple[int, ...] | None = None,
+    ) -> None:
+        holding.took(
+            Pore.straw(
+                memory,
+                channel,
+                role=role,
+                ring_bytes=terms.ring_bytes,
+                suppress=terms.suppress,
+                page_index=page_index,
+                table=holding.table,
+            )
+        )
+
+
+class Straw(ActivePore):
+    """One open straw. Made by a Membrane.
+
+    Frames come by `receive` (or `async for`), or to a callback set with `on_frames`, all that one look brought at once.
+    `send` takes bytes of any length up to the peer's limit. After `closed` is set nothing more comes.
+    """
+
+    def __init__(
+        self,
+        membrane: Membrane,
+        key: Key,
+        terms: Terms,
+        pore: Pore,
+        *,
+        max_frame: int = MAX_FRAME,
+        unsent_limit: int = UNSENT_LIMIT,
+    ) -> None:
+        super().__init__(pore)
+        self.key = key
+        self.peer = key.peer
+        self.terms = terms
+        self.format = terms.format
+        self.dialect = terms.dialect
+        self.we_opened = key.role == "passive"
+        self.closed = ""
+        """Why it is closed; "" while it is open."""
+        self.truncated = False
+        """It ended in the middle of a frame."""
+        self.oversized = 0
+        """Frames beyond max_frame that were passed over."""
+        self.max_frame = max_frame
+        self.unsent_limit = unsent_limit
+        self.frames_in = self.frames_out = 0
+        self._membrane = membrane
+        self._reader = FrameReader(max_frame)
+        self._outbox = Outbox()
+        self._ring = pore.info().out_size
+        self._inbox: deque[bytes] = deque()
+        self._inbox_size = 0
+        self._on_frames: FramesCallback | None = None
+        self._on_closed: list[Callable[[str], None]] = []
+        self._paused = False
+        self._poking = False
+        self._reading_on = False
+        self._woken: dict[asyncio.Future[None], None] = {}
+        self.listen(self._look)
+        self._loop.call_soon(self._look)
+
+    # ── sending ──
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for room in the ring."""
+        return self._outbox.size
+
+    @property
+    def busy(self) -> bool:
+        """More waits than should: `send` would wait, `send_nowait` refuse."""
+        return self._outbox.size > self.unsent_limit
+
+    def send_nowait(self, frame: bytes) -> bool:
+        """Sends a frame; False when the straw is busy: nothing was done. PoreClosed, PoreTooBig (beyond u32)."""
+        if self.ended or self.closed:
+            raise PoreClosed(self.closed or self.ended)
+        if self._outbox.size:
+            if self._outbox.size > self.unsent_limit:
+                return False
+        elif len(frame) + 4 <= self._ring:
+            try:
+                sent = self.pore.write_frame(frame, False)
+            except (PoreClosed, PoreCorrupt) as error:
+                self._fail(error)
+                raise
+            if sent:
+                self.frames_out += 1
+                self._poke()
+                return True
+        if len(frame) > 0xFFFF_FFFF:
+            raise PoreTooBig(len(frame), 0xFFFF_FFFF, "frame")
+        self._outbox.put(frame if type(frame) is bytes else bytes(frame))
+        self.frames_out += 1
+        self._write()
+        return True
+
+    async def send(self, frame: bytes) -> None:
+        """Sends a frame, when the straw is not busy any more. PoreClosed, PoreTooBig."""
+        while not self.send_nowait(frame):
+            await self._wake()
+
+    async def drain(self) -> None:
+        """Waits until all is in the ring. PoreClosed when it can't be any more."""
+        while self._outbox.size:
+            if self.ended or self.closed:
+                raise PoreClosed(self.closed or self.ended)
+            await self._wake()
+
+    def _poke(self) -> None:
+        """Tells the peer: a LING at once, our own kind once for all that this turn of the loop sends."""
+        if not self.terms.ring_bytes:
+            self._poke_now()
+        elif not self._poking:
+            self._poking = True
+            self._loop.call_soon(self._poke_now)
+
+    def _poke_now(self) -> None:
+        self._poking = False
+        if not self.pore.closed:
+            try:
+                self.pore.poke()
+            except PoreError as error:
+                self._fail(error)
+
+    def _write(self) -> None:
+        outbox, pore = self._outbox, self.pore
+        wrote = False
+        try:
+            while outbox.size:
+                front = outbox.front()
+                n = pore.write(front, False)
+                if n:
+                    outbox.sent(n)
+                    wrote = True
+                if n < len(front):
+                    break
+        except (PoreClosed, PoreCorrupt) as error:
+            self._fail(error)
+            return
+        if wrote:
+            self._poke()
+            if outbox.size <= self.unsent_limit // 2:
+                self._wake_all()
+
+    # ── receiving ──
+
+    def on_frames(self, callback: FramesCallback | None) -> None:
+        """Frames go there from now on, and those that wait at once; None: they wait for `receive` again."""
+        self._on_frames = callback
+        if callback is not None and self._inbox:
+            frames, self._inbox, self._inbox_size = list(self._inbox), deque(), 0
+            callback(frames)
+            self._read_on()
+
+    def on_closed(self, callback: Callable[[str], None]) -> None:
+        """Is called once with the reason, after the last frame."""
+        if self.closed:
+            self._loop.call_soon(callback, self.closed)
+        else:
+            self._on_closed.append(callback)
+
+    def pause(self) -> None:
+        """Reads no more until `resume`: the ring fills, and the peer waits."""
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        self._read_on()
+
+    async def receive(self) -> bytes:
+        """The next frame; PoreClosed after the last one."""
+        while not self._inbox:
+            if self.closed:
+                raise PoreClosed(self.closed)
+            await self._wake()
+        frame = self._inbox.popleft()
+        full = self._inbox_size > INBOX_LIMIT
+        self._inbox_size -= len(frame) + 64
+        if full and self._inbox_size <= INBOX_LIMIT:
+            self._read_on()
+        return frame
+
+    def __aiter__(self) -> Straw:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await self.receive()
+        except PoreClosed:
+            raise StopAsyncIteration from None
+
+    def _look(self) -> None:
+        if self.closed or self.pore.closed:
+            return
+        if self._outbox.size and not self.ended:
+            self._write()
+        if not self._paused and self._inbox_size <= INBOX_LIMIT:
+            self._read(_READ_TURN)
+        if self.ended:
+            self._membrane._ended(self)
+
+    def _read_on(self) -> None:
+        if not self._reading_on:
+            self._reading_on = True
+            self._loop.call_soon(self._read_again)
+
+    def _read_again(self) -> None:
+        self._reading_on = False
+        self._look()
+
+    def _read(self, limit: int) -> None:
+        pore, reader = self.pore, self._reader
+        try:
+            while limit > 0:
+                data = pore.read(_READ)
+                if not data:
+                    return
+                limit -= len(data)
+                self._deliver(reader.receive(data))
+                if self._paused or self._inbox_size > INBOX_LIMIT or pore.closed:
+                    return
+        except (PoreClosed, PoreCorrupt) as error:
+            self._fail(error)
+            return
+        self._read_on()
+
+    def _deliver(self, received: list[bytes | Oversized]) -> None:
+        frames = [frame for frame in received if isinstance(frame, bytes)]
+        if len(frames) != len(received):
+            self.oversized += len(received) - len(frames)
+            self._membrane._report("oversized", self.peer, f"beyond {self.max_frame} bytes")
+        if not frames:
+            return
+        self.frames_in += len(frames)
+        if self._on_frames is not None:
+            try:
+                self._on_frames(frames)
+            except Exception as error:
+                self._loop.call_exception_handler({"message": f"the callback of {self!r} failed", "exception": error})
+            return
+        self._inbox.extend(frames)
+        self._inbox_size += sum(map(len, frames)) + 64 * len(frames)
+        self._wake_all()
+
+    # ── the end ──
+
+    async def close(self, reason: str = "closed", *, flush: float = 1.0) -> None:  # type: ignore[override]
+        """Closes it and waits until it is; first gives what is unsent `flush` seconds to leave."""
+        if self._outbox.size and not self.ended and flush > 0:
+            try:
+                async with asyncio.timeout(flush):
+                    await self.drain()
+            except (TimeoutError, PoreClosed):
+                pass
+        self._membrane._close(self.key, reason)
+        while not self.closed:
+            await self._wake()
+
+    def _fail(self, error: PoreError) -> None:
+        """The pore has found its end."""
+        if not self.ended:
+            reason = getattr(error, "reason", "peer_gone")
+            self.end(reason)
+        else:
+            self._membrane._ended(self)
+
+    def _last_look(self) -> None:
+        """Takes what is left in the ring, at most one ring full, and closes the pore. Called before memory goes."""
+        if not self.pore.closed and not self.closed:
+            try:
+                left = self.pore.info().in_size
+                while left > 0 and (data := self.pore.read(_READ)):
+                    left -= len(data)
+                    self._deliver(self._reader.receive(data))
+            except PoreError:
+                pass
+        self.truncated = self._reader.truncated
+        self.unlisten(self._look)
+        ActivePore.close(self, self.ended or "closed")
+
+    def _close_with(self, reason: str) -> None:
+        """The membrane says that it is over."""
+        if self.closed:
+            return
+        self._last_look()
+        self.closed = reason
+        self._outbox.clear()
+        self._wake_all()
+        callbacks, self._on_closed = self._on_closed, []
+        for callback in callbacks:
+            callback(reason)
+
+    async def _wake(self) -> None:
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._woken[future] = None
+        try:
+            await future
+        finally:
+            self._woken.pop(future, None)
+
+    def _wake_all(self) -> None:
+        for future in list(self._woken):
+            if not future.done():
+                future.set_result(None)
+
+    def __repr__(self) -> str:
+        return f"<Straw {'to' if self.we_opened else 'from'} {self.peer} {self.closed or 'open'}>"
