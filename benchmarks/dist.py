@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from procs import HERE, Bench, Erlang, Failed, Missing, Proc, find_erlang
+from procs import HERE, Bench, Failed, Missing, Proc, find_erlang
 
 #: pin -> (cpus of the clients, cpus of the peers); None: wherever the kernel puts them.
 PINS: dict[str, tuple[list[int] | None, list[int] | None]] = {

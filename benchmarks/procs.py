@@ -150,9 +150,7 @@ class Bench:
     def name(self, label: str) -> str:
         return f"{label}{self._suffix}@127.0.0.1"
 
-    def start(
-        self, argv: Sequence[str], ready: str, label: str, cpus: Sequence[int] | None = None, **env: str
-    ) -> Proc:
+    def start(self, argv: Sequence[str], ready: str, label: str, cpus: Sequence[int] | None = None, **env: str) -> Proc:
         proc = Proc(argv, ready, self.folder / f"{label}.log", cpus, self.env(**env))
         self._procs.append(proc)
         return proc

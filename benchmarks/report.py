@@ -145,7 +145,7 @@ def distribution(dist: Dist) -> str:
         parts += [
             f"## BEAM clients, each peer ({pin})\n",
             results_table(dist.peer_results, PEER_ROWS, pin, "peer", "client", "beam28"),
-            "\nCPU time of the peer, µs a message (user and system; a BEAM's includes the waiting of its schedulers):\n",
+            "\nCPU time of the peer, µs a message (user and system; a BEAM's schedulers wait in it too):\n",
             cpu_table(dist.peer_results, PEER_ROWS, pin, "peer", "client"),
             f"\n## Each client, a BEAM as server ({pin})\n",
             results_table(dist.client_results, CLIENT_ROWS, pin, "client", "server", "otp"),
