@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,8 @@ from .runtime.router import Router, address
 from .runtime.signals import SHUTDOWN
 from .runtime.timers import Deadlines
 from .runtime.waiter import Turn
+from .strawman.manager import Strawman
+from .strawman.server import StrawmanServer
 from .terms import Atom, Pid, Reference
 from .wire.flags import our_flags
 from .wire.names import is_allowed, split_node, valid_node_name
@@ -61,7 +64,8 @@ class Node:
     cookies: per-peer cookies. allow: peers that may connect (names, hosts, or ``name@``); everybody with the cookie
     if None. routes: node name -> (host, port), instead of asking epmd. threads: worker threads for blocking
     functions. on_undelivered(node, reason, count): called when queued messages could not be delivered.
-    net: further limits (NetOptions).
+    net: further limits (NetOptions). pores: be a domain as well, of the host service of this user (True) or in that
+    folder, which is started when none runs; domid: the domain id wanted, 0 for any. See `strawman`.
 
     Raises ValueError for a name that is none, CookieError when there is no usable cookie.
     """
@@ -85,6 +89,8 @@ class Node:
         threads: int = THREADS,
         on_undelivered: Callable[[str, str, int], None] | None = None,
         net: NetOptions | None = None,
+        pores: bool | str | os.PathLike[str] | None = None,
+        domid: int = 0,
     ) -> None:
         check_name(name)
         self.name = name
@@ -109,6 +115,8 @@ class Node:
         self.threads = ThreadPoolExecutor(threads, thread_name_prefix=f"{name} worker")
         self.exports = Exports()
         self.blocking = Blocking(self)
+        #: straws to other domains: open, send, export, close
+        self.strawman = Strawman(self, pores, domid)
         self._specs: list[ChildSpec] = []
         self._router: Router | None = None
         self._table: PeerTable | None = None
@@ -145,7 +153,8 @@ class Node:
         app: called with this node, sync or async, before anybody can reach it, so that its names and exports are there
         from the first moment. It returns when that is done: what goes on for longer belongs in a process. When the
         node closes meanwhile (the app may do that), start() returns and wait_closed() says why.
-        Raises EpmdError (the name is taken, no epmd), OSError (the address can't be listened on), and what app raises.
+        Raises EpmdError (the name is taken, no epmd), OSError (the address can't be listened on), StrawError (no host,
+        the domain id is taken), and what app raises.
         """
         if self._router is not None or self._closing is not None:
             raise LocalProtocolError(f"the node {self.name} was started before: a new Node makes a new incarnation")
@@ -164,10 +173,14 @@ class Node:
             self._supervisor.start(ChildSpec("user", user, (), "permanent", True))
             self._supervisor.start(ChildSpec("net_kernel", NetKernel, (), "permanent", True))
             self._supervisor.start(ChildSpec("rex", Rex(self.exports), (), "permanent", True))
+            if self.strawman.enabled:
+                await self.strawman.start()
+                self._supervisor.start(ChildSpec("strawman", StrawmanServer, (self.strawman,), "permanent", True))
             for spec in self._specs:
                 self._supervisor.start(spec)
             if app is not None:
                 await self._prepare(app)
+            self.strawman.release()
             if self._listen is not None and self._closing is None:
                 await self._open(self._listen)
         except BaseException:
@@ -208,6 +221,7 @@ class Node:
             self._supervisor.close()
         if self._registration is not None:
             await self._registration.close()
+        await self.strawman.stop()
         router = self._router
         if router is not None:
             tasks = [process.task for process in router.processes.values() if process.task is not None]
@@ -276,23 +290,34 @@ class Node:
     # Handlers and exports.
 
     def register(
-        self, name: str | Atom, handler: Any, *args: Any, restart: Restart = "temporary", inline: bool = False
+        self,
+        name: str | Atom,
+        handler: Any,
+        *args: Any,
+        restart: Restart = "temporary",
+        inline: bool = False,
+        straw: bool = False,
     ) -> Process | None:
         """Run a handler as a process with a name.
 
         handler: a coroutine function (called with its Process and args), a GenServer class or instance (args go to
         init), or a plain function (called with each message, in a worker thread). inline: the function, or the
         `def` methods of the server, never block, so they may run on the loop. restart: when it is started again.
+        straw: envelopes from other domains may reach it too (strawman.export()).
         The process, or None before the node has started. ValueError when the name is taken.
         """
         text = name.name if isinstance(name, Atom) else name
         spec = ChildSpec(text, handler, args, restart, inline)
+        process = None
         if self._supervisor is not None:
-            return self._supervisor.start(spec)
-        if any(other.name == text for other in self._specs):
+            process = self._supervisor.start(spec)
+        elif any(other.name == text for other in self._specs):
             raise ValueError(f"the name {text!r} is taken")
-        self._specs.append(spec)
-        return None
+        else:
+            self._specs.append(spec)
+        if straw:
+            self.strawman.export(text)
+        return process
 
     def spawn(self, handler: Any, *args: Any, name: str | None = None, inline: bool = False) -> Process:
         """Start a handler of any kind that register() takes, with a name or without."""

@@ -1,0 +1,154 @@
+"""The real carrier of straws: a domain of the local host, the membrane, shared memory. The seam's only implementation.
+
+With host.py the only place in this package that imports `pores`; what fails there leaves as StrawError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from typing import Any, cast
+
+from pores.aio import Membrane
+from pores.backends.local import LocalBackend
+from pores.errors import BackendUnavailable, MembraneError, PoreError
+from pores.straw import Straw as OpenStraw
+from pores.xenstore.client import XenStore
+
+from .errors import StrawError
+from .formats import Dialect, Format
+
+__all__ = ["PoreCarrier", "PoreStraw", "connect"]
+
+
+async def connect(host: str | None, domid: int) -> PoreCarrier:
+    """Become a domain of the host service in that folder (None: this user's), which is started when none runs.
+
+    StrawError: no_host, domid_taken, not_allowed, straw_taken.
+    """
+    backend: LocalBackend | None = None
+    store: XenStore | None = None
+    try:
+        backend = await LocalBackend.connect(host, domid)
+        store = await backend.store()
+        membrane = Membrane(backend, store)
+        carrier = PoreCarrier(backend, store, membrane)
+        await membrane.start()
+    except BaseException as error:
+        if store is not None:
+            with suppress(PoreError):
+                await store.close()
+        if backend is not None:
+            await backend.close()
+        if isinstance(error, PoreError):
+            raise StrawError(_start_reason(error), domid, str(error)) from error
+        raise
+    return carrier
+
+
+def _start_reason(error: PoreError) -> str:
+    if isinstance(error, BackendUnavailable):
+        return "no_host"
+    if isinstance(error, MembraneError):
+        return error.reason
+    return {errno.EBUSY: "domid_taken", errno.EPERM: "not_allowed", errno.EINVAL: "no_such_domid"}.get(
+        error.errno, "no_host"
+    )
+
+
+@contextmanager
+def _as_straw_errors(domid: int) -> Any:
+    try:
+        yield
+    except PoreError as error:
+        reason = "host_down" if isinstance(error, BackendUnavailable) else getattr(error, "reason", "") or "refused"
+        raise StrawError(reason, domid, "" if str(error) == reason else str(error)) from error
+
+
+class PoreStraw:
+    """One open straw of the membrane, as the seam has it."""
+
+    def __init__(self, straw: OpenStraw, closing: set[asyncio.Task[None]]) -> None:
+        self._straw = straw
+        self._closing = closing
+        self.domid = straw.peer
+        self.format: Format = "json" if straw.format == "json" else "erlang"
+        self.dialect: Dialect = "otp" if straw.dialect == "otp" else "ling"
+        self.opened_by_us = straw.we_opened
+        self.on_frames = straw.on_frames
+        self.on_closed = straw.on_closed
+        self.pause = straw.pause
+        self.resume = straw.resume
+
+    @property
+    def busy(self) -> bool:
+        return self._straw.busy
+
+    def send_nowait(self, frame: bytes) -> bool:
+        try:
+            return self._straw.send_nowait(frame)
+        except PoreError as error:
+            raise self._error(error) from error
+
+    async def send(self, frame: bytes) -> None:
+        try:
+            await self._straw.send(frame)
+        except PoreError as error:
+            raise self._error(error) from error
+
+    async def drain(self) -> None:
+        try:
+            await self._straw.drain()
+        except PoreError as error:
+            raise self._error(error) from error
+
+    def _error(self, error: PoreError) -> StrawError:
+        return StrawError(getattr(error, "reason", "") or "refused", self.domid)
+
+    def close(self, reason: str) -> None:
+        if not self._straw.closed:
+            task = asyncio.get_running_loop().create_task(self._straw.close(reason, flush=0))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+
+class PoreCarrier:
+    """One domain of a host: opens straws, and tells of those that others open."""
+
+    def __init__(self, backend: LocalBackend, store: XenStore, membrane: Membrane) -> None:
+        self._backend = backend
+        self._store = store
+        self._membrane = membrane
+        self._closing: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self.domid = backend.domid
+        self._early: list[PoreStraw] = []
+        self._on_straw: Callable[[Any], object] = self._early.append
+        membrane.on_straw = lambda straw: self._on_straw(PoreStraw(straw, self._closing))
+
+    def listen(self, on_straw: Callable[[Any], object], on_lost: Callable[[str], None]) -> None:
+        """From now on; straws that others opened before are told at once."""
+        self._on_straw = on_straw
+        self._membrane.on_down = on_lost
+        early, self._early = self._early, []
+        for straw in early:
+            on_straw(straw)
+
+    async def open(self, domid: int, format: Format) -> PoreStraw:
+        with _as_straw_errors(domid):
+            return PoreStraw(cast(OpenStraw, await self._membrane.open(domid)), self._closing)
+
+    async def close(self) -> None:
+        """Close all straws, clean the store, give the domain back. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        with suppress(PoreError):
+            await self._membrane.close()
+        if self._closing:
+            await asyncio.wait(self._closing)
+        with suppress(PoreError):
+            await self._store.close()
+        await self._backend.close()

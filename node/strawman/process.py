@@ -1,0 +1,232 @@
+"""StrawProcess: one straw as a process of the cluster.
+
+It takes ``{envelope, Addr, Msg}`` from anybody and puts it on the straw, and hands over what comes from there. It can
+be linked to and monitored, and ends when the straw does, with the straw's reason; killing it closes the straw. It has
+no task: a message is put on the straw in the turn in which it came. Opening straws, and finding the one to a domain,
+is manager.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DecodeError, EncodeError, NoConnection, PeerBusy
+from ..otp.gen import GEN_CALL, is_from, reply
+from ..runtime.process import Process
+from ..runtime.router import Peer
+from ..terms import Atom, LingPid, Pid
+from .errors import StrawError
+from .exports import SERVICES, is_forged
+from .formats import Envelope, decode_envelope, encode_envelope
+from .seam import Straw
+
+if TYPE_CHECKING:
+    from .manager import Strawman
+
+__all__ = ["MAX_OWNERS", "StrawProcess"]
+
+#: Processes that one straw tells of what went wrong.
+MAX_OWNERS = 64
+
+_OK = Atom("ok")
+_ERROR = Atom("error")
+_ENVELOPE = Atom("envelope")
+_STRAW = Atom("straw")
+_BUSY = Atom("straw_busy")
+_FAILED = Atom("straw_error")
+_BADARG = Atom("badarg")
+_UNKNOWN_REQUEST = Atom("unknown_request")
+
+
+class StrawProcess(Process):
+    """One straw. `straw` is the connection, `manager` the node's Strawman, `owners` who opened or split it."""
+
+    __slots__ = ("_pausers", "_told_busy", "_waits", "manager", "owners", "straw")
+
+    def __init__(self, manager: Strawman, straw: Straw) -> None:
+        super().__init__(manager.router, f"straw {straw.domid}")
+        self.trap_exit = True  # who links to a straw shared by all must not close it by dying
+        self.manager = manager
+        self.straw = straw
+        self.owners: list[Pid] = []
+        self._told_busy = False
+        self._pausers: set[Any] = set()
+        self._waits: dict[Peer, asyncio.Task[None]] = {}
+        self.on_exit.append(self._ended)
+        straw.on_closed(self._closed)
+
+    def add_owner(self, pid: Pid | None) -> None:
+        """This process will be told of drops and errors on this straw."""
+        if pid is not None and pid not in self.owners:
+            self.owners = [*self.owners, pid][-MAX_OWNERS:]
+
+    # From the cluster to the straw.
+
+    def encode(self, addr: Any, message: Any, *, from_process: bool) -> bytes:
+        """An envelope as this straw's peer reads it. EncodeError."""
+        straw = self.straw
+        return encode_envelope(
+            addr,
+            message,
+            format=straw.format,
+            dialect=straw.dialect,
+            none=self.node.none,
+            ling_maps=self.manager.ling_maps,
+            from_process=from_process,
+        )
+
+    async def send_envelope(self, addr: Any, message: Any) -> None:
+        """An envelope of Python's own, when there is room. EncodeError, StrawError."""
+        frame = self.encode(addr, message, from_process=False)
+        await self.straw.send(frame)
+        self.manager.counts.sent += 1
+
+    def deliver(self, message: Any) -> None:
+        """A message came from a process of the cluster: an envelope, a call with one, or nothing for us."""
+        if type(message) is not tuple or len(message) != 3:
+            return
+        tag, second, third = message
+        if tag is _ENVELOPE:
+            self.forward(second, third)
+        elif tag is GEN_CALL and is_from(second):
+            if type(third) is tuple and len(third) == 3 and third[0] is _ENVELOPE:
+                reply(self, second, self.forward(third[1], third[2]))
+            else:
+                reply(self, second, (_ERROR, _UNKNOWN_REQUEST))
+
+    def forward(self, addr: Any, message: Any) -> Any:
+        """An envelope of a process that can't wait: ok, or {error, Reason}, and the owners are told."""
+        counts, domid = self.manager.counts, self.straw.domid
+        try:
+            if not self.straw.busy and self.straw.send_nowait(self.encode(addr, message, from_process=True)):
+                self._told_busy = False
+                counts.sent += 1
+                return _OK
+        except EncodeError as error:
+            counts.unsayable += 1
+            self.manager.warn("unsayable", "an envelope for domain %d is dropped: %s", domid, error)
+            reason = (_BADARG, str(error).encode())
+            self._tell(_FAILED, domid, reason)
+            return (_ERROR, reason)
+        except StrawError as error:
+            return (_ERROR, Atom(error.reason))
+        counts.dropped_busy += 1
+        if not self._told_busy:
+            self._told_busy = True
+            self._tell(_BUSY, domid)
+        return (_ERROR, _BUSY)
+
+    def _tell(self, *message: Any) -> None:
+        for owner in self.owners:
+            try:
+                self.router.send(self.pid, owner, message)
+            except PeerBusy:
+                pass  # it has enough to read
+
+    # From the straw to the cluster.
+
+    def attach(self) -> None:
+        """Let in what the peer sends."""
+        self.straw.on_frames(self._frames)
+
+    def _frames(self, frames: list[bytes]) -> None:
+        """Whatever the peer wrote: it is delivered, or counted and reported. The straw lives on."""
+        manager, format = self.manager, self.straw.format
+        with self.router.delivering(self):
+            for frame in frames:
+                try:
+                    envelope = decode_envelope(frame, format=format)
+                except DecodeError as error:
+                    manager.counts.malformed += 1
+                    manager.warn("malformed", "a frame of domain %d is dropped: %s", self.straw.domid, error)
+                else:
+                    self._arrived(envelope)
+
+    def _arrived(self, envelope: Envelope) -> None:
+        counts, domid = self.manager.counts, self.straw.domid
+        addr, message = envelope
+        if type(addr) is tuple and type(addr[0]) is int and addr[0] == self.manager.domid:
+            addr = addr[1]  # {OurDomId, Name}
+        export = self.manager.exports.find(addr) if type(addr) is not LingPid else None
+        if export is None:
+            counts.unknown += 1
+            self.manager.warn("unknown", "domain %d sends to %.100r, which is not exported to straws", domid, addr)
+            return
+        if export.domains is not None and domid not in export.domains:
+            counts.refused += 1
+            self.manager.warn("refused", "domain %d may not send to %.100r", domid, addr)
+            return
+        if is_forged(message):
+            counts.refused += 1
+            self.manager.warn(
+                "refused", "domain %d sends %s a message that only the system or a caller sends", domid, addr
+            )
+            return
+        self._deliver(export.to, (_STRAW, domid, message) if export.sender else message)
+
+    def _deliver(self, to: Any, message: Any) -> None:
+        counts, router = self.manager.counts, self.router
+        node = to[1] if type(to) is tuple else to.node if type(to) is Pid else router.name
+        if node is router.name:
+            process = router.find(to[0] if type(to) is tuple else to)
+            if process is None or not SERVICES.isdisjoint(process.names):
+                counts.undelivered += 1
+                self.manager.warn("undelivered", "an envelope for %.100r: there is no such process", to)
+                return
+            counts.received += 1
+            process.deliver(message)
+            return
+        try:
+            peer = router.send(self.pid, to, message)
+        except (EncodeError, PeerBusy, ValueError) as error:
+            counts.undelivered += 1
+            self.manager.warn("undelivered", "an envelope for %.100r is dropped: %s", to, error)
+            return
+        counts.received += 1
+        if peer is not None and peer.busy:
+            self._wait_for(peer)
+
+    def _wait_for(self, peer: Peer) -> None:
+        """A peer takes less than this straw brings: the straw is not read until it has caught up."""
+        if peer in self._waits:
+            return
+
+        async def wait() -> None:
+            try:
+                peer.flush()
+                await peer.drain()
+            except NoConnection:
+                pass  # reported where the connection ended
+            finally:
+                del self._waits[peer]
+                self.resume_reading(peer)
+
+        self.pause_reading(peer)
+        self._waits[peer] = self.router.turn.loop.create_task(wait())
+
+    # As the router sees a source of messages: whose mailbox is too full stops us, as it stops a peer.
+
+    def pause_reading(self, owner: Any) -> None:
+        """Take nothing out of the ring until each owner that paused has resumed."""
+        self._pausers.add(owner)
+        self.straw.pause()
+
+    def resume_reading(self, owner: Any) -> None:
+        """Take this owner's pause back."""
+        self._pausers.discard(owner)
+        if not self._pausers and self.alive:
+            self.straw.resume()
+
+    # The end.
+
+    def _closed(self, reason: str) -> None:
+        """The straw has ended: whoever is linked or monitors learns why."""
+        self.end(Atom(reason))
+
+    def _ended(self, process: Process, reason: Any) -> None:
+        """The process has ended, by the straw or by an exit signal."""
+        for task in list(self._waits.values()):
+            task.cancel()
+        self.manager.forget(self)
+        self.straw.close(reason.name if type(reason) is Atom else "closed")
