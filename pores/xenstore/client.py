@@ -11,6 +11,8 @@ import os
 import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from operator import eq
 from types import TracebackType
 from typing import Final, TypeAlias, TypeVar
 
@@ -348,14 +350,7 @@ class XenStore(_Nodes):
 
         Any other refusal is raised. There is no time limit: put `asyncio.timeout` around it.
         """
-        if callable(wanted):
-            fits = wanted
-        else:
-            value = _bytes(wanted)
-
-            def fits(found: bytes) -> bool:
-                return found == value
-
+        fits = wanted if callable(wanted) else partial(eq, _bytes(wanted))
         async with self.owner() as owner:
             events = await owner.watch(path)
             while True:
