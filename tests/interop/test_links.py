@@ -271,6 +271,21 @@ def test_it_sees_noconnection(beam: Beam, subject) -> None:
     assert beam.eval(text, Py=subject.name) == "true"
 
 
+def test_nothing_comes_after_its_end(beam: Beam, subject) -> None:
+    """A process that links to a dead one of its own node, and does not trap, is gone at once: what its code still does
+    is not seen after its DOWN."""
+    text = """
+        [P, Q, R] = [interop_peer:puppet(Py) || _ <- [1, 2, 3]],
+        interop_peer:tell(Q, finish), {Q, _} = interop_peer:down(Q),
+        M = monitor(process, P),
+        P ! {cmd, self(), late_answer, {link, Q}},
+        {'DOWN', M, process, P, Reason} = interop_peer:got(),
+        ok = interop_peer:cmd(R, ping),
+        {case Reason of {noproc, _} -> noproc; _ -> Reason end, interop_peer:all()}
+        """
+    assert beam.eval(text, Py=subject.name) == "{noproc,[]}"
+
+
 # -- unlink ------------------------------------------------------------------------------------------
 
 
