@@ -1,4 +1,4 @@
-"""Random programs of links, monitors, names and exits: the node under test shows what a BEAM shows (erl/signal_gen.erl).
+"""Random programs of links, monitors, names and exits: this node shows what a BEAM shows (erl/signal_gen.erl).
 
 The reference is a second BEAM with ref_node's application; both runs use the same seed.
 """
