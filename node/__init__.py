@@ -32,12 +32,14 @@ from .node import Link, Monitor, Node
 from .otp.gen_server import GenServer, NoReply, Reply, Stop
 from .otp.supervisor import TooManyRestarts
 from .runtime.process import Process
+from .strawman.errors import StrawError
 from .terms import (
     Atom,
     BitString,
     Export,
     Fun,
     ImproperList,
+    LingPid,
     LocalTerm,
     Map,
     Pid,
@@ -62,6 +64,7 @@ __all__ = [
     "GenServer",
     "HandshakeRefused",
     "ImproperList",
+    "LingPid",
     "Link",
     "LocalProtocolError",
     "LocalTerm",
@@ -87,6 +90,7 @@ __all__ = [
     "RemoteThrow",
     "Reply",
     "Stop",
+    "StrawError",
     "TooManyRestarts",
     "decode",
     "encode",
