@@ -158,12 +158,15 @@ class Membrane:
 
     # ── pores ──
 
-    async def open(self, peer: int, tid: str = "") -> Any:
-        """Opens a straw to a domain: it is up when this returns. MembraneError, within 4.5 s."""
+    async def open(self, peer: int, tid: str = "", *, wishes: Terms | None = None) -> Any:
+        """Opens a straw to a domain: it is up when this returns. MembraneError, within 4.5 s.
+
+        wishes: in place of the membrane's, for this one only.
+        """
         if (peer, tid) in self._opening:
             raise MembraneError("exists")
         future = self._opening[peer, tid] = self._loop.create_future()
-        self.machine.open(peer, self._loop.time(), tid)
+        self.machine.open(peer, self._loop.time(), tid, wishes)
         self._pump()
         try:
             return await future

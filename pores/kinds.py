@@ -16,6 +16,8 @@ __all__ = ["STRAW_KIND", "TUBE_KIND", "Kind", "StrawKind", "TubeKind"]
 #: LING's straw has 8 pages.
 STRAW_REFS: Final = 8
 PAGE: Final = 4096
+#: Bytes of a ring each way between our own: four messages of 64 KiB, half a megabyte a straw.
+DEFAULT_RING: Final = 1 << 18
 
 
 class Kind(Protocol):
@@ -23,6 +25,11 @@ class Kind(Protocol):
 
     @property
     def layout(self) -> Layout: ...
+
+    @property
+    def wishes(self) -> Terms:
+        """What is told to a peer unless an owner wants something else."""
+        ...
 
     @property
     def offer_keys(self) -> tuple[str, ...]:
@@ -42,6 +49,7 @@ class StrawKind:
     """LING's straw: ring-ref-1 … ring-ref-8 and event-channel. A wide one has all refs in `ring-refs`."""
 
     layout = STRAW
+    wishes = Terms(dialect="otp", ring_bytes=DEFAULT_RING, suppress=True)
     offer_keys = (*(f"ring-ref-{n}" for n in range(1, STRAW_REFS + 1)), "ring-refs", "event-channel")
 
     def pages(self, terms: Terms) -> int:
@@ -71,6 +79,7 @@ class TubeKind:
     """LING's tube: one page that names 64 buffers, and a channel each way."""
 
     layout = TUBE
+    wishes = Terms(dialect="otp")
     offer_keys = ("ring-ref", "event-channel-tx", "event-channel-rx")
 
     def publish(self, offer: Offer, terms: Terms) -> dict[str, str] | None:

@@ -49,7 +49,7 @@ class Machine:
     def __init__(self, me: int, kind: Kind = STRAW_KIND, wishes: Terms | None = None, limits: Limits | None = None):
         self.me = me
         self.kind = kind
-        self.wishes = wishes or Terms(dialect="otp", ring_bytes=1 << 18, suppress=True)
+        self.wishes = wishes or kind.wishes
         self.limits = limits or Limits()
         self.pores: dict[Key, Negotiation] = {}
         self.counts: Counter[str] = Counter()
@@ -64,7 +64,7 @@ class Machine:
         self._knocks: dict[tuple[int, str], None] = {}
         self._tokens = self.limits.knocks_per_second
         self._tokens_at = 0.0
-        self._opens: dict[tuple[int, str], float] = {}
+        self._opens: dict[tuple[int, str], tuple[float, Terms | None]] = {}
         self._stop_at: float | None = None
         self._now = 0.0
 
@@ -81,8 +81,13 @@ class Machine:
 
     def get_timer(self) -> float | None:
         """When `handle_timer` wants to be called."""
-        times = [time for pore in self.pores.values() for time in (pore.until, pore.late_at) if time is not None]
-        times.extend(self._opens.values())
+        times = [
+            time
+            for pore in self.pores.values()
+            for time in (pore.until, pore.late_at, pore.look_at)
+            if time is not None
+        ]
+        times.extend(late_at for late_at, _ in self._opens.values())
         if self._stop_at is not None and self.state == "stopping":
             times.append(self._stop_at)
         if self._knocks and self.state == "running":
@@ -93,7 +98,7 @@ class Machine:
         self._now = now
         for pore in list(self.pores.values()):
             pore.timer(now)
-        for name, late_at in list(self._opens.items()):
+        for name, (late_at, _) in list(self._opens.items()):
             if now >= late_at:
                 del self._opens[name]
                 self.tell(Refused(*name, "timeout"))
@@ -147,8 +152,11 @@ class Machine:
         self.state = "starting"
         self.put(StoreWork(None, "found", (("list", self.active_top), ("list", self.passive_top))))
 
-    def open(self, peer: int, now: float, tid: str = "") -> None:
-        """Ends in Opened(asked=True) or Refused, within `open_time` if `handle_timer` is called."""
+    def open(self, peer: int, now: float, tid: str = "", wishes: Terms | None = None) -> None:
+        """Ends in Opened(asked=True) or Refused, within `open_time` if `handle_timer` is called.
+
+        wishes: other ones than the machine's, for this pore.
+        """
         self._now = now
         late_at = now + self.limits.open_time
         if self.state not in ("starting", "running"):
@@ -160,11 +168,11 @@ class Machine:
         elif (peer, tid) in self._opens:
             self.tell(Refused(peer, tid, "exists"))
         elif self.state == "starting":
-            self._opens[peer, tid] = late_at
+            self._opens[peer, tid] = late_at, wishes
         else:
-            self._open(peer, tid, now, late_at)
+            self._open(peer, tid, now, late_at, wishes)
 
-    def _open(self, peer: int, tid: str, now: float, late_at: float) -> None:
+    def _open(self, peer: int, tid: str, now: float, late_at: float, wishes: Terms | None) -> None:
         ours, theirs = self.pores.get(Key(PASSIVE, peer, tid)), self.pores.get(Key(ACTIVE, peer, tid))
         if theirs is not None and theirs.state == CONNECTED:
             self.tell(Refused(peer, tid, "exists"))
@@ -178,7 +186,7 @@ class Machine:
             ours.asked, ours.late_at = True, late_at
             ours.feed("open", now)
         elif ours is not None and ours.state in _LEAVING:
-            self._opens[peer, tid] = late_at
+            self._opens[peer, tid] = late_at, wishes
         elif ours is not None:
             self.tell(Refused(peer, tid, "exists"))
         elif self._full(peer):
@@ -186,6 +194,7 @@ class Machine:
         else:
             pore = self._add(Key(PASSIVE, peer, tid), asked=True)
             pore.late_at = late_at
+            pore.wishes = wishes or self.wishes
             pore.feed("open", now)
 
     def close(self, key: Key, now: float, why: str = "closed") -> None:
@@ -278,9 +287,9 @@ class Machine:
         if role == ACTIVE and pore.again:
             self._knock(peer, tid, now)
         if role == PASSIVE:
-            late_at = self._opens.pop((peer, tid), None)
-            if late_at is not None:
-                self._open(peer, tid, now, late_at)
+            waiting = self._opens.pop((peer, tid), None)
+            if waiting is not None:
+                self._open(peer, tid, now, *waiting)
             self._free(pore.key)
         if self.state == "stopping":
             self._check_stopped()
@@ -433,8 +442,8 @@ class Machine:
         self.knocked(self.active_top, now)
         opens = list(self._opens.items())
         self._opens.clear()
-        for (peer, tid), late_at in opens:
-            self._open(peer, tid, now, late_at)
+        for (peer, tid), waiting in opens:
+            self._open(peer, tid, now, *waiting)
 
     def _check_stopped(self) -> None:
         if not any(pore.state != GONE for pore in self.pores.values()) and self._stop_at is not None:

@@ -63,10 +63,12 @@ class Negotiation:
         self.asked = asked
         """An `open` of ours waits for this one."""
         self.late_at: float | None = None
+        self.look_at: float | None = None
         self.until: float | None = None
         """When the state's own timer fires."""
         self.why = ""
         """The first reason for its end."""
+        self.wishes = machine.wishes
         self.terms = Terms()
         self.offer = Offer((), ())
         self.opened = False
@@ -135,6 +137,7 @@ class Negotiation:
             self.feed("gone", now)
         elif self._dirty and self.watching:
             self.look()
+        self.plan(now)
 
     # ── from outside ──
 
@@ -160,6 +163,18 @@ class Negotiation:
         if self.until is not None and now >= self.until and not self.busy:
             self.until = None
             self.feed("timer", now)
+        if self.look_at is not None and now >= self.look_at:
+            self.look_at = None
+            self.changed()
+        self.plan(now)
+
+    def plan(self, now: float) -> None:
+        """Looks by itself now and then, as long as it waits for its peer: an event may be lost."""
+        waits = self.watching and self.state not in (table.CONNECTED, GONE) and not self.busy
+        if waits and self.look_at is None:
+            self.look_at = now + self.machine.limits.look_time
+        elif not waits:
+            self.look_at = None
 
     def host_down(self) -> None:
         """Everything is gone at once: host, store and peer."""
@@ -331,7 +346,7 @@ class Negotiation:
 
     def _do_knock(self, now: float) -> None:
         layout, ours = self.machine.kind.layout, self.passive_dir
-        wishes = terms_keys(self.machine.wishes)
+        wishes = terms_keys(self.wishes)
         say: list[Step] = [("mkdir", ours), ("write", f"{ours}/{layout.back}", self.active_dir)]
         say += [("write", f"{ours}/{name}", value) for name, value in wishes.items()]
         say += [
@@ -374,11 +389,11 @@ class Negotiation:
         for name, perms in zip(names, all_perms, strict=True):
             if values[name] is not None and not owned_by(perms, self.peer, self.machine.me):
                 return None
-        wishes, told = self.machine.wishes, terms_of(values)
-        self.terms = agree(wishes, told)
+        told = terms_of(values)
+        self.terms = agree(self.wishes, told)
         self.peer_kind = told.own_kind
         wide = number(values["ring-bytes"]) if self.terms.own_kind else None
-        if wide is not None and (wide != told.ring_bytes or wide > wishes.ring_bytes):
+        if wide is not None and (wide != told.ring_bytes or wide > self.wishes.ring_bytes):
             return None  # larger than we asked for, or no such size
         return self.machine.kind.parse(values, self.terms)
 
@@ -478,7 +493,7 @@ class Negotiation:
             return "no"
         told = terms_of(dict(zip(_WISHES, result.values, strict=True)))
         self.peer_kind = told.own_kind
-        self.terms = agree(self.machine.wishes, told)
+        self.terms = agree(self.wishes, told)
         return "ok"
 
     def _do_grant(self, now: float) -> None:
@@ -488,7 +503,7 @@ class Negotiation:
         ours = self.our_dir
         keys = self.machine.kind.publish(self.offer, self.terms)
         assert keys is not None  # the driver has seen to it
-        told = Terms(self.machine.wishes.format, self.terms.dialect, self.terms.ring_bytes, self.terms.suppress)
+        told = Terms(self.wishes.format, self.terms.dialect, self.terms.ring_bytes, self.terms.suppress)
         say: list[Step] = [("write", f"{ours}/{name}", value) for name, value in {**keys, **terms_keys(told)}.items()]
         say.append(("write", f"{ours}/state", INITIALISED))
         self._store("offer", ("atomic", tuple(say)))

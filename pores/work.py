@@ -159,6 +159,8 @@ class Limits:
     """Of one peer, for kinds that have many (a straw has one each way)."""
     open_time: float = 4.5
     """Until an `open` has its answer: below gen_server:call's 5 s."""
+    look_time: float = 1.0
+    """How often a peer is looked at without an event, while it is waited for."""
     old_time: float = 2.0
     """What a peer gets to remove an old directory of ours."""
     poll_time: float = 0.1
