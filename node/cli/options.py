@@ -40,11 +40,19 @@ def seconds(text: str) -> float:
     return value
 
 
-def make_node(name: str, arguments: argparse.Namespace, *, listen: str | None, none: str = "undefined") -> Node:
+def make_node(
+    name: str,
+    arguments: argparse.Namespace,
+    *,
+    listen: str | None,
+    none: str = "undefined",
+    pores: bool | str | None = None,
+    domid: int = 0,
+) -> Node:
     """The node of a command. Failure(USAGE) for a name or a cookie that can't be one."""
     options = _cookie(arguments)
     try:
-        return Node(name, listen=listen, none=none, **options)
+        return Node(name, listen=listen, none=none, pores=pores, domid=domid, **options)
     except (ValueError, CookieError) as error:
         raise Failure(USAGE, str(error)) from error
 

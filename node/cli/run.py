@@ -39,9 +39,15 @@ def run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=arguments.log.upper(), format="%(levelname)s %(name)s: %(message)s")
     with as_failure():
         try:
-            return asyncio.run(
-                _run(app, make_node(name, arguments, listen=arguments.listen, none=arguments.none), arguments.listen)
+            node = make_node(
+                name,
+                arguments,
+                listen=arguments.listen,
+                none=arguments.none,
+                pores=arguments.host if arguments.domid is None else arguments.host or True,
+                domid=arguments.domid or 0,
             )
+            return asyncio.run(_run(app, node, arguments.listen))
         except TooManyRestarts as error:
             raise Failure(NEGATIVE, f"{name} gave up: {error}") from error
 

@@ -62,9 +62,9 @@ def encode_envelope(
 ) -> bytes:
     """One frame, without its length. EncodeError when the format, the dialect or a limit forbids it.
 
-    addr: as in Envelope, names also as str. from_process: the message is a term that a process has sent, so its binaries are
-    text to JSON and a proplist is an object (as jsx has it); Python's own bytes are no JSON. ling_maps: say a map
-    to a LING, which may die of it (straw-rules 6).
+    addr: as in Envelope, names also as str. from_process: the message is a term that a process has sent, so its
+    binaries are text to JSON and a proplist is an object (as jsx has it); Python's own bytes are no JSON. ling_maps:
+    say a map to a LING, which may die of it (straw-rules 6).
     """
     if isinstance(addr, str):
         addr = _atom(addr)

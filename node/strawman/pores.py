@@ -9,6 +9,7 @@ import asyncio
 import errno
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, cast
 
 from pores.aio import Membrane
@@ -138,7 +139,9 @@ class PoreCarrier:
 
     async def open(self, domid: int, format: Format) -> PoreStraw:
         with _as_straw_errors(domid):
-            return PoreStraw(cast(OpenStraw, await self._membrane.open(domid)), self._closing)
+            wishes = None if format == "erlang" else replace(self._membrane.machine.wishes, format=format)
+            straw = await self._membrane.open(domid, wishes=wishes)
+            return PoreStraw(cast(OpenStraw, straw), self._closing)
 
     async def close(self) -> None:
         """Close all straws, clean the store, give the domain back. May be called twice."""
