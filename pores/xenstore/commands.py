@@ -102,8 +102,7 @@ def _read(session: Session, payload: bytes, tid: int) -> bytes:
 
 
 def _directory(session: Session, payload: bytes, tid: int) -> bytes:
-    names, _ = session.directory(_path(payload), tid)
-    return "".join(f"{name}\0" for name in names).encode()
+    return session.listing(_path(payload), tid)[0]
 
 
 def _directory_part(session: Session, payload: bytes, tid: int) -> bytes:
@@ -111,8 +110,7 @@ def _directory_part(session: Session, payload: bytes, tid: int) -> bytes:
     args = strings(payload)
     if len(args) != 2:
         raise XenstoreError("EINVAL")
-    names, generation = session.directory(args[0].decode("latin-1"), tid)
-    everything = "".join(f"{name}\0" for name in names).encode()
+    everything, generation = session.listing(args[0].decode("latin-1"), tid)
     offset = _number(args[1])
     head = b"%d\0" % generation
     if offset < 0 or offset >= len(everything):

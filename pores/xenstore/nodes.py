@@ -55,6 +55,7 @@ class Node:
         "children",
         "children_gen",
         "epoch",
+        "listing",
         "made",
         "names_size",
         "perms",
@@ -68,20 +69,23 @@ class Node:
         self.perms = perms
         self.children: dict[str, Node] = {}
         self.names_size = 0
+        self.listing: bytes | None = b""
         self.made = self.value_gen = self.perms_gen = self.children_gen = now
         self.epoch = epoch
 
     def copy(self, epoch: int) -> Node:
         new = Node.__new__(Node)
-        new.value, new.perms, new.children, new.names_size = (
-            self.value,
-            self.perms,
-            self.children.copy(),
-            self.names_size,
-        )
-        new.made, new.value_gen, new.perms_gen = self.made, self.value_gen, self.perms_gen
-        new.children_gen, new.epoch = self.children_gen, epoch
+        new.value, new.perms, new.epoch = self.value, self.perms, epoch
+        new.children, new.names_size, new.listing = self.children.copy(), self.names_size, self.listing
+        new.made, new.value_gen = self.made, self.value_gen
+        new.perms_gen, new.children_gen = self.perms_gen, self.children_gen
         return new
+
+    def names(self) -> bytes:
+        """The names of the children, each with its NUL; made once for all who ask."""
+        if self.listing is None:
+            self.listing = "".join(f"{name}\0" for name in self.children).encode()
+        return self.listing
 
     @property
     def size(self) -> int:
@@ -218,6 +222,7 @@ class View:
             node.children[name] = child
             node.names_size += len(name) + 1
             node.children_gen = now
+            node.listing = None
             trail.append(child)
             node = child
         node.value = value
@@ -249,6 +254,7 @@ class View:
         del parent.children[names[-1]]
         parent.names_size -= len(names[-1]) + 1
         parent.children_gen = self.clock.tick()
+        parent.listing = None
         self._removed(names, node, parent)
 
     def _removed(self, names: list[str], top: Node, above: Node) -> None:

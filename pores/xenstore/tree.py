@@ -212,13 +212,18 @@ class Session:
 
     def directory(self, path: str, tid: int = 0) -> tuple[list[str], int]:
         """The names of the children, and a number that changes whenever they or the node do."""
+        names, generation = self.listing(path, tid)
+        return names.decode().split("\0")[:-1], generation
+
+    def listing(self, path: str, tid: int = 0) -> tuple[bytes, int]:
+        """As `directory`, the names as DIRECTORY has them: each with a NUL."""
         view, path, transaction = self._at(path, tid)
         try:
             node = view.directory(self.domid, path)
         finally:
             if transaction is not None:
                 transaction.note_read(path, CHILDREN)
-        return list(node.children), max(node.value_gen, node.perms_gen, node.children_gen)
+        return node.names(), max(node.value_gen, node.perms_gen, node.children_gen)
 
     def get_perms(self, path: str, tid: int = 0) -> list[str]:
         view, path, transaction = self._at(path, tid)

@@ -388,6 +388,30 @@ class TestWatches:
 
         run(test)
 
+    def test_an_event_before_the_reply(self) -> None:
+        """Stores may send either first."""
+
+        async def test(world: World) -> None:
+            ours, theirs = socket.socketpair()
+            async with await XenStore.connect(ours) as store:
+                heard: list[str] = []
+                watching = asyncio.create_task(store.watch("data", heard.append))
+                await asyncio.sleep(0)
+                reader = MessageReader()
+                reader.feed(theirs.recv(4096))
+                request = reader.next()
+                assert request is not None
+                path, token = request.payload.split(b"\0")[:2]
+                theirs.sendall(encode(Message(Op.WATCH_EVENT, 0, 0, path + b"\0" + token + b"\0")))
+                await until(lambda: heard == ["data"])
+                theirs.sendall(encode(Message(Op.WATCH_EVENT, 0, 0, b"data\0some other token\0")))
+                theirs.sendall(encode(Message(Op.WATCH, request.rid, 0, b"OK\0")))
+                await watching
+                assert heard == ["data"]
+            theirs.close()
+
+        run(test)
+
     def test_reset(self) -> None:
         async def test(world: World) -> None:
             subscription = await world.five.watch("data")
