@@ -7,12 +7,13 @@ own pid and gets the reply by an alias; a coroutine without a process borrows th
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from ..errors import CallExit, CallTimeout, NodeDown, NoProc
 from ..etf import NO_PAYLOAD
 from ..runtime.process import Process
-from ..runtime.router import Peer, Router, address
+from ..runtime.router import Peer, Router, address, can_monitor
 from ..runtime.signals import NOCONNECTION, NOPROC
 from ..runtime.timers import Deadline
 from ..runtime.waiter import Waiter
@@ -153,8 +154,10 @@ async def call(
         finally:
             pending.close()
     peer: Peer = router.peers.get(node)
+    if not peer.flags:
+        await _connected(peer, timeout)  # what it can do is not known before
     if not peer.flags & _ALIASES:
-        caller = router.caller  # a peer without aliases, or one that is not connected yet
+        caller = router.caller
     pid = caller.pid
     pending = Call(router, pid, target)
     ref = pending.ref
@@ -163,7 +166,8 @@ async def call(
     lone = not router.calls and not router.turn.crowded
     router.watch_call(pending, node, ref)
     try:
-        peer.signal((c.MONITOR_P, pid, known_as, ref), NO_PAYLOAD)
+        if can_monitor(peer):
+            peer.signal((c.MONITOR_P, pid, known_as, ref), NO_PAYLOAD)
         peer.signal(control, (label, (pid, tag), request))
         if lone:
             peer.flush()  # a lone caller does not wait for the end of the turn; many share one write
@@ -172,6 +176,14 @@ async def call(
         return await pending
     finally:
         pending.close()
+
+
+async def _connected(peer: Peer, timeout: float | None) -> None:
+    try:
+        async with asyncio.timeout(timeout):
+            await peer.connect()
+    except TimeoutError:
+        raise CallTimeout(timeout or 0.0) from None
 
 
 def _tag(caller: Process, ref: Reference) -> Any:

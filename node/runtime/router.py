@@ -31,7 +31,7 @@ from .waiter import Turn
 if TYPE_CHECKING:
     from ..node import Node  # for the annotation of Router.node only
 
-__all__ = ["Peer", "Peers", "PendingCall", "Router", "Source", "address"]
+__all__ = ["Peer", "Peers", "PendingCall", "Router", "Source", "address", "can_monitor"]
 
 log = logging.getLogger("strawbridge.router")
 
@@ -42,6 +42,7 @@ _EMPTY = Atom("")
 #: As a plain int: arithmetic with the members of an enum costs a microsecond.
 _ALTACT_SIG = int(Flag.ALTACT_SIG)
 _USER = Atom("user")
+_MONITORS = int(Flag.DIST_MONITOR | Flag.DIST_MONITOR_NAME)
 #: Types whose values are the same on both sides of the codec: a local send may pass them as they are.
 _PLAIN = frozenset({int, float, bytes, bool, Atom, Pid, Reference})
 
@@ -66,6 +67,7 @@ class Peer(Source, Protocol):
     def signal_encoded(self, pieces: list[bytes], /) -> None: ...
     def check_room(self, more: int = 0, /) -> None: ...
     def flush(self) -> None: ...
+    async def connect(self) -> None: ...
     async def drain(self) -> None: ...
 
 
@@ -115,6 +117,14 @@ def address(to: Any) -> Any:
     if isinstance(to, Process):
         return to.pid
     raise TypeError(f"not a Pid, a name, (name, node) or an alias: {to!r}")
+
+
+def can_monitor(peer: Peer) -> bool:
+    """Whether the peer takes MONITOR_P; C and Java nodes don't, and an ei program may end when it gets one.
+
+    As on a BEAM a monitor there is one of the connection only. A peer that is not connected yet is hoped to take it.
+    """
+    return peer.flags & _MONITORS == _MONITORS or not peer.flags
 
 
 def _alias_send(peer: Peer, sender: Pid, alias: Reference) -> tuple[Any, ...]:
@@ -457,7 +467,9 @@ class Router:
                 other.watchers[ref] = (process.pid, known_as)
         else:
             self.across(node).monitors_out[ref] = process
-            self.peers.get(node).signal((c.MONITOR_P, process.pid, known_as, ref))
+            peer = self.peers.get(node)
+            if can_monitor(peer):
+                peer.signal((c.MONITOR_P, process.pid, known_as, ref))
         return ref
 
     def demonitor(self, process: Process, ref: Reference) -> None:
@@ -476,7 +488,9 @@ class Router:
         else:
             across = self._across.get(node)
             if across is not None and across.monitors_out.pop(ref, None) is not None:
-                self.peers.get(node).signal((c.DEMONITOR_P, watcher, known_as, ref))
+                peer = self.peers.get(node)
+                if can_monitor(peer):
+                    peer.signal((c.DEMONITOR_P, watcher, known_as, ref))
 
     def exit2(self, sender: Pid, pid: Pid, reason: Any) -> None:
         """exit/2."""
