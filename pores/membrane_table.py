@@ -189,15 +189,20 @@ LATE_INITIALISED p5        withdraw      WITHDRAWING
 LATE_INITIALISED p6        withdraw      WITHDRAWING
 LATE_INITIALISED gone      withdraw      WITHDRAWING
 LATE_INITIALISED ended     withdraw      WITHDRAWING
-LATE_CONFIRMING  ok        say_closing   SAYING
+LATE_CONFIRMING  ok        keep          KEEPING
 LATE_CONFIRMING  no        say_closing   SAYING
 CONFIRMING       ok        opened        CONNECTED
 CONFIRMING       no        say_closing   SAYING
 CONNECTED        p2        withdraw      WITHDRAWING     it knocks anew: the old one is dead
 CONNECTED        p6        withdraw      WITHDRAWING
 CONNECTED        gone      withdraw      WITHDRAWING
-CONNECTED        close     say_closing   SAYING
+CONNECTED        close     keep          KEEPING         a LING waits for our 4 until it has read it
 CONNECTED        ended     say_closing   SAYING
+KEEPING          timer     say_closing   SAYING
+KEEPING          p2        withdraw      WITHDRAWING
+KEEPING          p6        withdraw      WITHDRAWING
+KEEPING          gone      withdraw      WITHDRAWING
+KEEPING          ended     say_closing   SAYING
 SAYING           ok        closing_limit CLOSING
 SAYING           no        closing_limit CLOSING
 CLOSING          p2        withdraw      WITHDRAWING

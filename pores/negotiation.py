@@ -84,6 +84,7 @@ class Negotiation:
         self._dirty = False
         self._waiting: list[tuple[str, str]] = []
         self._since: float | None = None
+        self._confirmed_at = 0.0
         me, layout = machine.me, machine.kind.layout
         passive = self.role == PASSIVE
         acceptor, opener = (self.peer, me) if passive else (me, self.peer)
@@ -170,11 +171,11 @@ class Negotiation:
 
     def plan(self, now: float) -> None:
         """Looks by itself now and then, as long as it waits for its peer: an event may be lost."""
-        waits = self.watching and self.state not in (table.CONNECTED, GONE) and not self.busy
-        if waits and self.look_at is None:
-            self.look_at = now + self.machine.limits.look_time
-        elif not waits:
+        if not self.watching or self.state == GONE or self.busy:
             self.look_at = None
+        elif self.look_at is None:
+            limits = self.machine.limits
+            self.look_at = now + (limits.look_connected if self.state == table.CONNECTED else limits.look_time)
 
     def host_down(self) -> None:
         """Everything is gone at once: host, store and peer."""
@@ -508,7 +509,13 @@ class Negotiation:
         say.append(("write", f"{ours}/state", INITIALISED))
         self._store("offer", ("atomic", tuple(say)))
 
+    def _do_keep(self, now: float) -> None:
+        """A LING that has not read our 4 yet would wait for it for ever."""
+        self._answer(self.why or "refused")
+        self.until = now if self.peer_kind else max(now, self._confirmed_at + self.machine.limits.linger_time)
+
     def _do_confirm(self, now: float) -> None:
+        self._confirmed_at = now
         self._store("confirm", ("write", f"{self.our_dir}/state", CONNECTED))
 
     def _do_say_closing(self, now: float) -> None:

@@ -161,6 +161,8 @@ class Limits:
     """Until an `open` has its answer: below gen_server:call's 5 s."""
     look_time: float = 1.0
     """How often a peer is looked at without an event, while it is waited for."""
+    look_connected: float = 15.0
+    """And when its pore is up: then the channel tells more, and sooner."""
     old_time: float = 2.0
     """What a peer gets to remove an old directory of ours."""
     poll_time: float = 0.1

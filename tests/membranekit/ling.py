@@ -37,7 +37,7 @@ class Ling:
         self.waiting: Wait | None = None
         self._watched: list[str] = []
         self.mute = False
-        """A LING that does nothing any more."""
+        """A LING that is busy with something else: it begins nothing new."""
         s = self.session
         s.mkdir("data/straw")
         s.set_perms("data/straw", [f"b{domid}"])
@@ -68,10 +68,8 @@ class Ling:
         return None
 
     def ready(self) -> bool:
-        if self.mute:
-            return False
         if self.running is None:
-            return bool(self.mailbox)
+            return bool(self.mailbox) and not self.mute
         if self.waiting is None:
             return True
         return ("watch", self.waiting[0]) in self.mailbox
