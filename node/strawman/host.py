@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pores.errors import PoreError, XenstoreError
 from pores.host.__main__ import serve
 from pores.host.rundir import RunDir
+from pores.host.server import Host
 from pores.host.spawn import answers
 from pores.xenstore.client import XenStore
 
 from .errors import StrawError
 
-__all__ = ["DomainInfo", "HostInfo", "look", "run_host"]
+__all__ = ["DomainInfo", "HostInfo", "embedded_host", "look", "run_host"]
 
 #: What a Xen domain has; without them straws are between domains of the local host service.
 _XEN_DEVICES = ("/dev/xen/evtchn", "/dev/xen/gntalloc", "/dev/xen/gntdev", "/dev/xen/xenbus")
@@ -45,6 +47,20 @@ async def run_host(rundir: str | None, idle_exit: float | None, ready: Callable[
         await serve(rundir, idle_exit, lambda host: ready(str(host.rundir.path)))
     except (PoreError, OSError) as error:
         raise StrawError("no_host", 0, str(error)) from error
+
+
+@asynccontextmanager
+async def embedded_host(rundir: str) -> AsyncIterator[None]:
+    """A host service in this process, in that folder. StrawError: another one has it."""
+    host = Host(rundir)
+    try:
+        await host.start()
+    except (PoreError, OSError) as error:
+        raise StrawError("no_host", 0, str(error)) from error
+    try:
+        yield
+    finally:
+        await host.close()
 
 
 async def look(rundir: str | None) -> HostInfo:

@@ -84,7 +84,8 @@ class _Opening:
 class Strawman:
     """The straws of one node: `node.strawman`. Use it on the loop's thread.
 
-    counts: what became of envelopes. ling_maps: say maps to LING domains too; a LING that sends a map on dies of it.
+    host: the folder of the host service, None for this user's. counts: what became of envelopes. ling_maps: say maps
+    to LING domains too; a LING that sends a map on dies of it.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Strawman:
         self._node = node
         #: whether this node is a domain at all
         self.enabled = pores is not None and pores is not False
-        self._host = None if isinstance(pores, bool) or pores is None else os.fspath(pores)
+        self.host = None if isinstance(pores, bool) or pores is None else os.fspath(pores)
         self._wanted = domid
         self._make = carrier
         self._held = True  # what others send waits until the app is ready
@@ -124,7 +125,7 @@ class Strawman:
 
     async def start(self) -> None:
         """Become a domain. StrawError: no_host, straw_taken, domid_taken, …"""
-        carrier = await (self._make or _real_carrier)(self._host, self._wanted)
+        carrier = await (self._make or _real_carrier)(self.host, self._wanted)
         self._carrier = carrier
         carrier.listen(self._adopt, self._lost)
         log.info("%s is domain %d", self._node.name, carrier.domid)
