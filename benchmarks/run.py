@@ -1,6 +1,6 @@
-"""`make bench`: the codec and the distribution benchmark, as Markdown on standard output.
+"""`make bench`: the codec, the pores and the distribution, as Markdown on standard output.
 
-    python benchmarks/run.py [--quick] [--only codec|dist] [--pin free,apart,same] [--rounds 3] [--sbwt none] …
+    python benchmarks/run.py [--quick] [--only codec|dist|pores] [--pin free,apart,same] [--rounds 3] [--sbwt none] …
 
 Progress goes to standard error. README.md says what is measured and how.
 """
@@ -24,7 +24,7 @@ from report import distribution, machine  # noqa: E402
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer messages, one BEAM client, some minutes less")
-    parser.add_argument("--only", choices=("codec", "dist"))
+    parser.add_argument("--only", choices=("codec", "dist", "pores"))
     parser.add_argument("--pin", default=None, help="free, apart, same, or several of them with commas")
     parser.add_argument("--rounds", type=int, default=3, help="how often each peer is visited (medians)")
     parser.add_argument("--scale", type=float, default=None, help="factor on all message counts")
@@ -59,13 +59,12 @@ def main() -> int:
     given = arguments()
     print(f"# Benchmarks\n\n{machine()}\n", flush=True)
     status = 0
-    if given.only != "dist":
-        if (HERE / "etf.py").exists():
-            argv = [sys.executable, str(HERE / "etf.py"), *(["--rounds", "1"] if given.quick else [])]
-            status = subprocess.run(argv).returncode
-        else:
-            print("No codec benchmark here.\n")
-    if given.only != "codec":
+    quick = {"codec": ["--rounds", "1"], "pores": ["--quick"]}
+    for name, file in (("codec", "etf.py"), ("pores", "pores.py")):
+        if given.only in (None, name) and (HERE / file).exists():
+            argv = [sys.executable, str(HERE / file), *(quick[name] if given.quick else [])]
+            status |= subprocess.run(argv).returncode
+    if given.only in (None, "dist"):
         dist = Dist(options(given), say)
         try:
             dist.run()
