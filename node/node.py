@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from .blocking import Blocking
-from .errors import CallError, LocalProtocolError, NoConnection, NodeError
+from .errors import CallError, LocalProtocolError, NoConnection, NodeError, PeerBusy
 from .net.cookie import check_cookie, find_cookie, read_cookie
 from .net.epmd import EpmdClient, EpmdKeeper, Registration, ensure_epmd
 from .net.options import LocalNode, NetOptions
@@ -49,6 +49,8 @@ log = logging.getLogger("strawbridge.node")
 THREADS = 32
 #: Seconds that processes get to end when the node closes.
 EXIT_TIME = 5.0
+#: Outages remembered, so that clients with a name of their own leave nothing behind for ever.
+MAX_OUTAGES = 1000
 
 _YES = Atom("yes")
 
@@ -112,6 +114,7 @@ class Node:
         self._on_undelivered = on_undelivered
         #: signals that could not be delivered because a connection ended or was not to be had
         self.undelivered = 0
+        self._outages: set[Atom] = set()  # peers down to which something was lost, until they are up again
         self.threads = ThreadPoolExecutor(threads, thread_name_prefix=f"{name} worker")
         self.exports = Exports()
         self.blocking = Blocking(self)
@@ -166,6 +169,7 @@ class Node:
         router = Router(Atom(self.name), self.creation, Turn(loop), Deadlines(loop), self)
         router.peers = self._table = PeerTable(local, router, resolve=self._resolve, options=self._net)
         self._router = router
+        router.node_watchers.append(self._on_node)
         router.caller = gen.CallerProcess(router, "caller")
         router.spawn_requests = Spawner(router, self.exports)
         self._supervisor = Supervisor(router, self._give_up)
@@ -280,12 +284,25 @@ class Node:
             raise NoConnection(name, f"epmd on {host} knows no node called {alive!r}")
         return host, found.port
 
+    def _on_node(self, up: bool, node: Atom, reason: str) -> None:
+        if up:
+            self._outages.discard(node)
+        log.info("%s is %s", node, "up" if up else f"down: {reason}")
+
     def count_undelivered(self, node: Atom, reason: str, count: int) -> None:
         """Messages queued to a peer are lost (the router reports each outage once)."""
         self.undelivered += count
-        log.warning("%d message(s) to %s could not be delivered: %s", count, node, reason)
+        # One line for each peer and outage: every further message may be another attempt that fails.
+        level = logging.DEBUG if node in self._outages else logging.WARNING
+        log.log(level, "%d message(s) to %s could not be delivered: %s", count, node, reason)
+        if len(self._outages) >= MAX_OUTAGES:
+            self._outages.clear()
+        self._outages.add(node)
         if self._on_undelivered is not None:
-            self._on_undelivered(node.name, reason, count)
+            try:
+                self._on_undelivered(node.name, reason, count)
+            except Exception:
+                log.exception("on_undelivered failed")
 
     # Handlers and exports.
 
@@ -375,10 +392,11 @@ class Node:
         if name is self.router.name:
             return True
         try:
-            await self.connect(name)
-            request = (Atom("is_auth"), self.router.name)
-            return await self.call(("net_kernel", name), request, timeout) is _YES
-        except (NoConnection, CallError) as error:
+            async with asyncio.timeout(timeout):
+                await self.connect(name)
+                request = (Atom("is_auth"), self.router.name)
+                return await self.call(("net_kernel", name), request, None) is _YES
+        except (NoConnection, PeerBusy, CallError, TimeoutError) as error:
             log.info("ping %s: %s", name, error)
             return False
 

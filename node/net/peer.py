@@ -62,6 +62,7 @@ class Peer:
         self._signals = table.handler.peer_signals
         self._busy_limit = table.options.busy_limit
         self._hard_limit = table.options.hard_limit
+        self._beyond = 0  # bytes queued past the hard limit, by signals that are never refused
         self._outbox = Outbox(none=table.options.none)
         self._dirty = False
         self._connection: Connection | None = None
@@ -69,6 +70,7 @@ class Peer:
         self._named_by: asyncio.Task[None] | None = None  # the attempt whose name the peer has
         self._waiting: asyncio.TimerHandle | None = None
         self._failure: NoConnection | None = None
+        self.cause: BaseException | None = None  # of the last peer_down: a HandshakeRefused, OSError, …
         self._connecting: list[asyncio.Future[None]] = []
         self._draining: list[asyncio.Future[None]] = []
         self._pausers: set[Hashable] = set()
@@ -88,14 +90,33 @@ class Peer:
 
         EncodeError, or PeerBusy for a message past the hard limit: nothing was queued. Signals without a payload
         (exits, monitors, acknowledgements) are always taken: they are small, and losing one would break a promise.
+        But a peer can ask for them by the million and read none, so a queue with as many bytes of them again as the
+        hard limit ends the connection, which tells the same to all whom they concern.
         """
         outbox = self._outbox
-        if outbox.size > self._hard_limit and payload is not NO_PAYLOAD:
-            raise PeerBusy(str(self.node), outbox.size)
-        if outbox.send(control, payload) > self._busy_limit:
+        before = outbox.size
+        if before > self._hard_limit and payload is not NO_PAYLOAD:
+            raise PeerBusy(str(self.node), before)
+        size = outbox.send(control, payload)
+        if size > self._busy_limit:
             self.busy = True
+            if before > self._hard_limit:
+                self._went_beyond(size - before)
         if not self._dirty:
             self._touch()
+
+    def _went_beyond(self, size: int) -> None:
+        within = self._beyond <= self._hard_limit
+        self._beyond += size
+        if within and self._beyond > self._hard_limit:
+            # Not from here: whoever signals is in the middle of something.
+            self._table.loop.call_soon(self._drop_overfull)
+
+    def _drop_overfull(self) -> None:
+        if self._beyond > self._hard_limit:
+            reason = f"it does not take what is sent to it: {self.queued} bytes wait"
+            log.error("dropping the connection: %s: %s", self.node, reason)
+            self.disconnect(reason)
 
     def signal_encoded(self, pieces: list[bytes]) -> None:
         """signal() for a frame that encode_frame made in another thread, which has asked check_room() for it."""
@@ -180,7 +201,8 @@ class Peer:
             if error.reason == "nok":  # the peer's own attempt is on its way to us, it says
                 self._waiting = self._table.loop.call_later(self._table.options.setup_time, self._waited)
             else:
-                log.warning("connection refused: %s (%s)", error, error.reason)
+                text = "connection refused: %s (%s)"
+                self._table.log.write(logging.WARNING, f"our {error.reason}", text, error, error.reason)
         self._failure = NoConnection(str(self.node), reason)
         self._failure.__cause__ = error
         self.settle()
@@ -310,6 +332,7 @@ class Peer:
         """Bytes were written while the peer was busy."""
         if self._outbox.size * 2 <= self._busy_limit:
             self.busy = False
+            self._beyond = 0
             waiters, self._draining = self._draining, []
             for future in waiters:
                 if not future.done():
@@ -347,10 +370,12 @@ class Peer:
         self._table.release(self)
         self._outbox = Outbox(none=self._table.options.none)
         self._dirty = self.busy = False
+        self._beyond = 0
         self.state = "idle"
         self.creation = self.flags = 0
         self.hidden = True
         self._failure = None
+        self.cause = error.__cause__
         waiters = self._connecting + self._draining
         self._connecting, self._draining = [], []
         for future in waiters:

@@ -16,6 +16,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ..errors import HandshakeRefused, NoConnection, NodeError, RemoteProtocolError
+from ..logs import SparingLog
 from ..terms import Atom
 from ..wire.handshake import Handshake
 from ..wire.handshake_states import Event, HandshakeDone, PeerNamed
@@ -54,6 +55,8 @@ class PeerTable:
         self.options = options or NetOptions()
         self.loop = loop or asyncio.get_running_loop()
         self.turn = Turn(self.loop)
+        #: for lines that whoever reaches our port can cause
+        self.log = SparingLog(log)
         self.closing = False
         self._active: dict[Atom, Peer] = {}  # pending and up
         self._idle: WeakValueDictionary[Atom, Peer] = WeakValueDictionary()
@@ -173,15 +176,11 @@ class PeerTable:
     def _log_refused(self, error: BaseException, transport: Transport) -> None:
         if isinstance(error, HandshakeRefused):
             quiet = error.reason in ("closed", "nok", "alive")
-            log.log(
-                logging.INFO if quiet else logging.WARNING,
-                "refused a connection from %s: %s (%s)",
-                transport.remote,
-                error,
-                error.reason,
-            )
+            level = logging.INFO if quiet else logging.WARNING
+            text = "refused a connection from %s: %s (%s)"
+            self.log.write(level, error.reason, text, transport.remote, error, error.reason)
         elif isinstance(error, (RemoteProtocolError, NodeError)):
-            log.warning("refused a connection from %s: %s", transport.remote, error)
+            self.log.write(logging.WARNING, "protocol", "refused a connection from %s: %s", transport.remote, error)
 
     # ---- for the peers --------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from ..errors import PeerBusy
 from ..runtime.process import Process
 from ..runtime.reasons import crash_reason
 from ..runtime.router import Router
@@ -89,7 +90,11 @@ class FunctionProcess(Process):
 
     def _handle(self, message: Any) -> None:
         if type(message) is tuple and len(message) == 3 and message[0] is GEN_CALL and is_from(message[1]):
-            reply(self, message[1], self._function(message[2]))
+            value = self._function(message[2])
+            try:
+                reply(self, message[1], value)
+            except PeerBusy as busy:
+                log.warning("%r can't answer: %s", self, busy)
         elif type(message) is tuple and len(message) == 2 and message[0] is GEN_CAST:
             self._function(message[1])
         else:

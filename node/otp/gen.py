@@ -8,9 +8,10 @@ own pid and gets the reply by an alias; a coroutine without a process borrows th
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
-from ..errors import CallExit, CallTimeout, NodeDown, NoProc
+from ..errors import CallExit, CallTimeout, NoConnection, NodeDown, NoProc, PeerBusy
 from ..etf import NO_PAYLOAD
 from ..runtime.process import Process
 from ..runtime.router import Peer, Router, address, can_monitor
@@ -21,7 +22,21 @@ from ..terms import Atom, ImproperList, Pid, Reference
 from ..wire import control as c
 from ..wire.flags import Flag
 
-__all__ = ["GEN_CALL", "GEN_CAST", "Call", "Caller", "CallerProcess", "call", "cast", "is_from", "reply"]
+__all__ = [
+    "GEN_CALL",
+    "GEN_CAST",
+    "Call",
+    "Caller",
+    "CallerProcess",
+    "call",
+    "cast",
+    "is_from",
+    "reply",
+    "reply_aside",
+    "send_aside",
+]
+
+log = logging.getLogger("strawbridge.process")
 
 GEN_CALL = Atom("$gen_call")
 GEN_CAST = Atom("$gen_cast")
@@ -40,6 +55,26 @@ def is_from(value: Any) -> bool:
 
 def reply(process: Process, caller: Caller, value: Any) -> None:
     """Answer a call as gen:reply/2 does: to the alias when the tag holds one, else to the pid."""
+    process.send(_reply_to(caller), (caller[1], value))
+
+
+def reply_aside(process: Process, caller: Caller, value: Any) -> None:
+    """reply() by send_aside()."""
+    send_aside(process, _reply_to(caller), (caller[1], value))
+
+
+def send_aside(process: Process, to: Any, message: Any) -> None:
+    """Send for a server of the system: a peer that reads slowly must not hold it up for all others.
+
+    As net_kernel's answers go out with `nosuspend`. A peer that takes nothing at all gets nothing.
+    """
+    try:
+        process.router.send(process.pid, to, message)
+    except PeerBusy as busy:
+        log.debug("no room for an answer: %s", busy)
+
+
+def _reply_to(caller: Caller) -> Any:
     to, tag = caller
     target: Any = to
     if type(tag) is ImproperList:
@@ -50,7 +85,7 @@ def reply(process: Process, caller: Caller, value: Any) -> None:
         head = tag[0]
         if head.items[0] is _ALIAS and type(head.tail) is Reference:
             target = head.tail
-    process.send(target, (tag, value))
+    return target
 
 
 class CallerProcess(Process):
@@ -95,7 +130,7 @@ class Call(Waiter):
     on_reply = Waiter.wake
 
     def on_down(self, reason: Any) -> None:
-        if isinstance(reason, NodeDown):
+        if isinstance(reason, NoConnection):
             self.fail(reason)
         elif reason is NOPROC:
             self.fail(NoProc(self._target))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ProcessExit
+from ..errors import PeerBusy, ProcessExit
 from ..runtime.process import Process
 from ..runtime.reasons import charlist, crash_reason
 from ..runtime.signals import NORMAL, is_quiet
@@ -163,19 +163,25 @@ class _Loop:
     def after_call(self, caller: Caller, result: Any) -> None:
         kind = type(result)
         if kind is Reply:
-            reply(self.process, caller, result.value)
+            self.reply(caller, result.value)
             self.timeout = result.timeout
         elif kind is NoReply:
             self.timeout = result.timeout
         elif kind is Stop:
             if result.reply is not _UNSET:
-                reply(self.process, caller, result.reply)
+                self.reply(caller, result.reply)
             raise ProcessExit(_reason(result.reason))
         elif result is None:
             raise ProcessExit((_FUNCTION_CLAUSE, [_where(self.server.handle_call)]))
         else:
-            reply(self.process, caller, result)
+            self.reply(caller, result)
             self.timeout = None
+
+    def reply(self, caller: Caller, value: Any) -> None:
+        try:
+            reply(self.process, caller, value)
+        except PeerBusy as busy:  # one client that takes nothing does not end the server of all others
+            log.warning("%r can't answer: %s", self.process, busy)
 
     def after(self, result: Any) -> None:
         kind = type(result)

@@ -13,6 +13,7 @@ from typing import Any
 from ..runtime.process import Process
 from ..syntax import format as format_term
 from ..terms import Atom, ImproperList, Pid
+from .gen import send_aside
 
 __all__ = ["user"]
 
@@ -115,4 +116,6 @@ async def user(me: Process) -> None:
                     answer = _answer(request)
                 except ValueError:
                     answer = (_ERROR, Atom("badarg"))
-                me.send(sender, (_IO_REPLY, reply_as, answer))
+                except OSError:  # nobody reads our standard output any more, or the disk is full
+                    answer = (_ERROR, Atom("terminated"))
+                send_aside(me, sender, (_IO_REPLY, reply_as, answer))

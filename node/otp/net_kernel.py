@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..terms import Atom
-from .gen import Caller
+from .gen import Caller, reply_aside
 from .gen_server import GenServer, NoReply
 
 __all__ = ["NetKernel"]
@@ -19,7 +19,7 @@ class NetKernel(GenServer):
     async def handle_call(self, request: Any, caller: Caller) -> Any:
         match request:
             case (Atom("is_auth"), Atom()):
-                return _YES
+                reply_aside(self.process, caller, _YES)
         return NoReply()
 
     async def handle_cast(self, request: Any) -> Any:

@@ -7,11 +7,13 @@ and Jinterface use it, and we do towards peers that can't spawn.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
-from ..errors import CallTimeout, EncodeError, NodeDown, ProcessExit, RemoteError, RemoteExit, RemoteThrow
+from ..errors import CallTimeout, EncodeError, NoConnection, NodeDown, ProcessExit, RemoteError, RemoteExit, RemoteThrow
 from ..etf import encode
+from ..logs import SparingLog
 from ..runtime.process import Process
 from ..runtime.reasons import exception_reason
 from ..runtime.router import Peer, Router
@@ -56,6 +58,7 @@ class Spawner:
     def __init__(self, router: Router, exports: Exports) -> None:
         self._router = router
         self._exports = exports
+        self._log = SparingLog(log)
 
     def on_request(
         self, peer: Peer, request_id: Reference, sender: Pid, leader: Pid, mfa: Any, options: Any, args: Any
@@ -89,7 +92,8 @@ class Spawner:
         kind, value = outcome[0], outcome[1]
         if kind == "return":
             return
-        log.error("%r spawned %s:%s ended with %s: %.1000r", process, module, function, kind, value)
+        text = "%r spawned %s:%s ended with %s: %.1000r"
+        self._log.write(logging.ERROR, "spawned", text, process, module, function, kind, value)
         if kind == "exit":
             raise ProcessExit(value)
         if kind == "throw":
@@ -107,7 +111,7 @@ class Rex(GenServer):
     async def handle_call(self, request: Any, caller: gen.Caller) -> Any:
         match request:
             case (Atom("call" | "block_call"), module, function, args, _):
-                self._start(module, function, args, lambda value: self.reply(caller, value))
+                self._start(module, function, args, lambda value: gen.reply_aside(self.process, caller, value))
         return NoReply()  # rex answers nothing else, as OTP's
 
     async def handle_cast(self, request: Any) -> Any:
@@ -118,17 +122,20 @@ class Rex(GenServer):
     async def handle_info(self, message: Any) -> Any:
         match message:
             case (Pid() as sender, Atom("features_request")):
-                self.send(sender, (Atom("features_reply"), self.process.router.name, [_ERPC]))
+                self._answer(sender, (Atom("features_reply"), self.process.router.name, [_ERPC]))
             case (Pid() as sender, (Atom("call"), module, function, args, _)):
                 # C nodes, Jinterface, erl_call
-                self._start(module, function, args, lambda value: self.send(sender, (_REX, value)))
+                self._start(module, function, args, lambda value: self._answer(sender, (_REX, value)))
             case (Pid() as sender, (Atom("send"), Atom() as name, text)):
-                self.send(name, (sender, text))
+                self._answer(name, (sender, text))
             case (Pid() as sender, (Atom("sbcast"), Atom() as name, text)):
                 here = self.process.router.name
                 known = self.process.router.find(name) is not None
-                self.send(name, text)
-                self.send(sender, (_REX, here, here if known else (Atom("nonexisting_name"), name)))
+                self._answer(name, text)
+                self._answer(sender, (_REX, here, here if known else (Atom("nonexisting_name"), name)))
+
+    def _answer(self, to: Any, message: Any) -> None:
+        gen.send_aside(self.process, to, message)
 
     def _start(self, module: Any, function: Any, args: Any, answer: Any) -> None:
         async def run(process: Process) -> None:
@@ -169,7 +176,7 @@ class _SpawnCall(Waiter):
             self.fail(RemoteError((_ERPC, result)))
 
     def on_down(self, reason: Any) -> None:
-        if isinstance(reason, NodeDown):
+        if isinstance(reason, NoConnection):
             self.fail(reason)
         elif reason is NOCONNECTION:
             self.fail(NodeDown(self.node.name, "no connection"))
@@ -196,7 +203,17 @@ async def rpc(
     if node is router.name:
         return _raise_or_return(await exports.run(router, module, function, router.local_copy(args)))
     peer = router.peers.get(node)
-    await peer.connect()
+    if timeout is None or peer.state == "up":
+        await peer.connect()
+    else:
+        # The timeout is for all of it.
+        end = router.turn.loop.time() + timeout
+        try:
+            async with asyncio.timeout_at(end):
+                await peer.connect()
+        except TimeoutError:
+            raise CallTimeout(timeout) from None
+        timeout = max(end - router.turn.loop.time(), 0.0)
     if not peer.flags & _SPAWN:
         return await _rpc_by_rex(router, node, module, function, args, timeout)
     call = _SpawnCall(router, node, timeout)

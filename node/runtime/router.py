@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import DecodeError, NodeDown
+from ..errors import DecodeError, NoConnection, NodeDown
 from ..etf import NO_PAYLOAD, decode, encode, encode_frame
+from ..logs import SparingLog
 from ..terms import Atom, Pid, Reference
 from ..wire import control as c
 from ..wire.flags import Flag
@@ -63,6 +64,8 @@ class Peer(Source, Protocol):
     def flags(self) -> int: ...
     @property
     def busy(self) -> bool: ...
+    @property
+    def cause(self) -> BaseException | None: ...
     def signal(self, control: tuple[Any, ...], payload: Any = NO_PAYLOAD, /) -> None: ...
     def signal_encoded(self, pieces: list[bytes], /) -> None: ...
     def check_room(self, more: int = 0, /) -> None: ...
@@ -166,6 +169,8 @@ class Router:
         self._broken_links: deque[tuple[Pid, Pid, Any]] = deque()
         self._breaking = False
         self._across: dict[Atom, _Across] = {}
+        self._up: set[Atom] = set()
+        self._log = SparingLog(log)
         self._reading: Source | None = None  # whose batch is being delivered
         self._shut: dict[Mailbox, set[Source]] = {}
         self._next_id = 1
@@ -504,6 +509,7 @@ class Router:
     # What peers send: net.table calls these four.
 
     def peer_up(self, peer: Peer) -> None:
+        self._up.add(peer.node)
         self._tell_node_watchers(True, peer.node, "")
 
     def peer_drained(self, peer: Peer) -> None:
@@ -553,6 +559,8 @@ class Router:
     def peer_down(self, peer: Peer, reason: str, undelivered: int) -> None:
         """The connection ended or never was: every link and monitor across it fires with noconnection."""
         node = peer.node
+        was_up = node in self._up
+        self._up.discard(node)
         across = self._across.pop(node, None)
         if across is not None:
             for remote, local in list(across.links):
@@ -566,18 +574,25 @@ class Router:
                     self._local_down(watcher, ref, NOCONNECTION)
                 else:
                     self.calls.pop(ref, None)
-                    watcher.on_down(NodeDown(node.name, reason))
+                    error = (NodeDown if was_up else NoConnection)(node.name, reason)
+                    error.__cause__ = peer.cause
+                    watcher.on_down(error)
         if undelivered:
             self.node.count_undelivered(node, reason, undelivered)
-        self._tell_node_watchers(False, node, reason)
+        if was_up:  # not after an attempt that failed, as net_kernel:monitor_nodes/1
+            self._tell_node_watchers(False, node, reason)
 
     def _tell_node_watchers(self, up: bool, node: Atom, reason: str) -> None:
         for watcher in list(self.node_watchers):
-            watcher(up, node, reason)
+            try:
+                watcher(up, node, reason)
+            except Exception:  # a user's callback; the others hear of it all the same
+                log.exception("a watcher of nodes failed on %s", node)
 
     def _undecodable(self, peer: Peer, message: tuple[Any, ...], error: DecodeError) -> None:
         self.undecodable += 1
-        log.warning("a message from %s for %r is lost: %s", peer.node, message[-1], error)
+        text = "a message from %s for %r is lost: %s"
+        self._log.write(logging.WARNING, "undecodable", text, peer.node, message[-1], error)
 
     def _on_send(self, peer: Peer, message: tuple[Any, ...], payload: Any) -> None:
         to = message[2]
@@ -626,7 +641,7 @@ class Router:
         process = self.find(local)
         if process is not None:
             process.links.on_unlink(remote)
-            if remote not in process.links:
+            if not process.links.knows(remote):
                 self.across(peer.node).links.pop((remote, local), None)
 
     def _on_unlink_ack(self, peer: Peer, message: tuple[Any, ...], payload: Any) -> None:
@@ -634,8 +649,8 @@ class Router:
         process = self.find(local)
         if process is not None:
             process.links.on_unlink_ack(remote, unlink_id)
-            if remote not in process.links:
-                self.across(peer.node).links.pop((remote, local), None)
+        if process is None or not process.links.knows(remote):
+            self.across(peer.node).links.pop((remote, local), None)
 
     def _on_exit(self, peer: Peer, remote: Pid, local: Pid, reason: Any) -> None:
         self.turn.settle()

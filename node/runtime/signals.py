@@ -95,6 +95,10 @@ class Links:
     def __contains__(self, pid: Pid) -> bool:
         return self._table.get(pid, 0) is None
 
+    def knows(self, pid: Pid) -> bool:
+        """Whether anything is left of a link to it: it is active, or its unlink is not acknowledged."""
+        return pid in self._table
+
     def link(self, pid: Pid) -> bool:
         """Our process links; whether a LINK signal must be sent."""
         if pid in self:

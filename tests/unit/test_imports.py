@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = {
     "node._etf": 0,
     "node.errors": 1,
+    "node.logs": 2,
     "node.terms": 2,
     "node.etf": 3,
     "node.syntax": 4,
