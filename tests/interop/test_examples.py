@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,22 @@ def test_worker(cli: CommandLine, beam: Beam, erlang: Path) -> None:
             assert beam.eval(wait, Py=name, Count=2) == "{14,[shutdown,'ZeroDivisionError']}"
     finally:
         beam.eval("gen_server:stop(guard)")
+
+
+def test_straw_buddy(cli: CommandLine, tmp_path: Path) -> None:
+    """straw_buddy.py with straw_ask.py"""
+    with tempfile.TemporaryDirectory(prefix="straw-") as rundir:  # short: it holds unix sockets
+        cli.env["STRAWBRIDGE_HOST"] = rundir
+        with (
+            cli.started("host"),
+            cli.started("run", f"{EXAMPLES}/straw_buddy.py:app", "--name", unique("buddy"), "--domid", "5") as buddy,
+        ):
+            done = subprocess.run(
+                [sys.executable, str(EXAMPLES / "straw_ask.py"), "5", "2", "3"],
+                capture_output=True, text=True, timeout=PATIENCE, env=cli.env, cwd=cli.home, check=False,
+            )  # fmt: skip
+            assert (done.returncode, done.stdout, done.stderr) == (0, "5\n", "")
+            sent = cli.run("straw", "send", "5", "buddy", '{hello, <<"world">>}', "--from", "9")
+            assert sent == (0, "ok\n", "")
+            assert buddy.stdout is not None
+            assert buddy.stdout.readline() == "domain 9 says (Atom('hello'), b'world')\n"
