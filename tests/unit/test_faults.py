@@ -33,6 +33,12 @@ def dead_port() -> int:
     return port
 
 
+def incoming(node: Node) -> Any:
+    """What the table of peers reports to."""
+    assert node._table is not None
+    return node._table.handler
+
+
 class FakePeer:
     """What the router sees of a peer."""
 
@@ -62,7 +68,7 @@ def test_a_predicate_that_raises_fails_its_own_receive_only() -> None:
         await asyncio.sleep(0)
         peer = FakePeer()
         batch = [((c.SEND, Atom(""), process.pid), 7) for process in (first, second)]
-        node.router.peer_signals(peer, batch)  # type: ignore[arg-type]
+        incoming(node).peer_signals(peer, batch)
         while len(seen) < 2:
             await asyncio.sleep(0)
         assert seen == [7, 7]
@@ -80,8 +86,8 @@ def test_callbacks_that_raise_do_no_harm(caplog: pytest.LogCaptureFixture) -> No
         node.on_nodes(fails)
         node.on_nodes(lambda up, name, reason: seen.append((up, name)))
         peer = FakePeer()
-        node.router.peer_up(peer)  # type: ignore[arg-type]
-        node.router.peer_down(peer, "gone", 3)  # type: ignore[arg-type]
+        incoming(node).peer_up(peer)
+        incoming(node).peer_down(peer, "gone", 3)
         assert node.undelivered == 3
 
     run(test, on_undelivered=fails)
@@ -150,8 +156,8 @@ def test_an_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
             with pytest.raises(NoConnection):
                 await node.connect(LOST)
         assert node.undelivered == 50
-        node.router.peer_up(FakePeer(LOST))  # type: ignore[arg-type]
-        node.router.peer_down(FakePeer(LOST), "again", 1)  # type: ignore[arg-type]
+        incoming(node).peer_up(FakePeer(LOST))
+        incoming(node).peer_down(FakePeer(LOST), "again", 1)
 
     run(test, routes={LOST: ("127.0.0.1", dead_port())})
     lines = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
@@ -191,9 +197,9 @@ def test_an_acknowledgement_for_a_process_that_has_ended_leaves_nothing() -> Non
         assert len(links) == 1
         unlink = next(signal for signal in peer.sent if signal[0] == c.UNLINK_ID)
         batch = [((c.UNLINK_ID_ACK, unlink[1], remote, process.pid), None)]
-        node.router.peer_signals(peer, batch)  # type: ignore[arg-type]
+        incoming(node).peer_signals(peer, batch)
         assert not links
-        node.router.peer_down(peer, "gone", 0)  # type: ignore[arg-type]
+        incoming(node).peer_down(peer, "gone", 0)
 
     run(test)
 
@@ -208,13 +214,13 @@ def test_crossing_unlinks_are_forgotten_with_the_connection() -> None:
         process = Process(node.router, "linked")
         process.link(remote)
         process.unlink(remote)
-        node.router.peer_signals(peer, [((c.UNLINK_ID, 5, remote, process.pid), None)])  # type: ignore[arg-type]
+        incoming(node).peer_signals(peer, [((c.UNLINK_ID, 5, remote, process.pid), None)])
         assert process.links.knows(remote)
-        node.router.peer_down(peer, "gone", 0)  # type: ignore[arg-type]
+        incoming(node).peer_down(peer, "gone", 0)
         assert not process.links.knows(remote)
-        node.router.peer_signals(peer, [((c.LINK, remote, process.pid), None)])  # type: ignore[arg-type]
+        incoming(node).peer_signals(peer, [((c.LINK, remote, process.pid), None)])
         assert remote in process.links
-        node.router.peer_down(peer, "gone", 0)  # type: ignore[arg-type]
+        incoming(node).peer_down(peer, "gone", 0)
         process.kill()
 
     run(test)

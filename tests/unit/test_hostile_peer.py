@@ -106,7 +106,7 @@ class Arena:
         router = self.node.router
         await until(lambda: self.node.nodes() == [self.good.name])
         await until(lambda: len(router.processes) == self.processes)
-        assert EVIL not in router._across
+        assert EVIL not in router.ties
         assert not router.calls and not router._shut
         await until(lambda: len(asyncio.all_tasks()) <= self.tasks)
         await until(lambda: len(os.listdir("/proc/self/fd")) <= self.fds)
