@@ -206,6 +206,7 @@ class Membrane:
         self._pump()
 
     def _ended(self, straw: Any) -> None:
+        self.backend.check()  # a host that died takes the peers with it: then that is the reason
         self.machine.ended(straw.key, self._loop.time(), straw.ended)
         self._pump()
 

@@ -66,6 +66,7 @@ class Machine:
         self._tokens_at = 0.0
         self._opens: dict[tuple[int, str], tuple[float, Terms | None]] = {}
         self._stop_at: float | None = None
+        self._down = False
         self._now = 0.0
 
     # ── the five verbs ──
@@ -160,7 +161,7 @@ class Machine:
         self._now = now
         late_at = now + self.limits.open_time
         if self.state not in ("starting", "running"):
-            self.tell(Refused(peer, tid, "stopped"))
+            self.tell(Refused(peer, tid, "host_down" if self._down else "stopped"))
         elif peer == self.me:
             self.tell(Refused(peer, tid, "self"))
         elif not 0 <= peer < LIMIT_DOMID or (domid_of(tid) is None if self.kind.layout.many else tid != ""):
@@ -254,6 +255,7 @@ class Machine:
     def host_down(self, now: float) -> None:
         """No host and no store any more: everything ends at once, nothing can be told to anybody."""
         self._now = now
+        self._down = True
         for name in list(self._opens):
             del self._opens[name]
             self.tell(Refused(*name, "host_down"))

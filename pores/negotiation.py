@@ -179,7 +179,8 @@ class Negotiation:
 
     def host_down(self) -> None:
         """Everything is gone at once: host, store and peer."""
-        self.why = self.why or "host_down"
+        if self.why in ("", "peer_gone"):  # the peer has lost its host as well, and maybe saw it first
+            self.why = "host_down"
         self._answer("host_down")
         self._closed()
         self.state = GONE

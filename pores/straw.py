@@ -296,7 +296,9 @@ class Straw(ActivePore):
         frames = [frame for frame in received if isinstance(frame, bytes)]
         if len(frames) != len(received):
             self.oversized += len(received) - len(frames)
-            self._membrane._report("oversized", self.peer, f"beyond {self.max_frame} bytes")
+            for frame in received:
+                if isinstance(frame, Oversized):
+                    self._membrane._report("oversized", self.peer, f"a frame of {frame.length} bytes")
         if not frames:
             return
         self.frames_in += len(frames)

@@ -89,6 +89,10 @@ class Backend(Protocol):
 
     def unlisten(self, listener: BackendListener) -> None: ...
 
+    def check(self) -> None:
+        """Takes in what the platform has to say now, without waiting for the loop."""
+        ...
+
     def take_lock(self, name: str) -> bool:
         """One strawman per domain: False when somebody has it."""
         ...

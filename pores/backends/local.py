@@ -82,6 +82,10 @@ class LocalBackend:
         if listener in self._listeners:
             self._listeners.remove(listener)
 
+    def check(self) -> None:
+        if not self._closed:
+            self._readable()
+
     def take_lock(self, name: str) -> bool:
         """A local domain is one control connection, so this process is the only one that can hold it."""
         if name in self._locks:

@@ -35,7 +35,8 @@ class Ling:
         self.opened: dict[int, str] = {}
         self.running: Generator[Wait, None, None] | None = None
         self.waiting: Wait | None = None
-        self._watched: list[str] = []
+        self._watched: list[tuple[str, bytes]] = []
+        self._token = 0
         self.mute = False
         """A LING that is busy with something else: it begins nothing new."""
         s = self.session
@@ -50,12 +51,16 @@ class Ling:
         self.mailbox.append(("watch", event.path))
 
     def _watch(self, path: str) -> None:
-        self.session.first_event(self.session.watch(path, path.encode()))
-        self._watched.append(path)
+        self._token += 1
+        self._watched.append((path, b"%d" % self._token))
+        self.session.first_event(self.session.watch(path, b"%d" % self._token))
 
     def _unwatch(self, path: str) -> None:
-        self._watched.remove(path)
-        self.session.unwatch(path, path.encode())
+        """All watches of this path, as LING's unwatch/1."""
+        for watched, token in list(self._watched):
+            if watched == path:
+                self._watched.remove((watched, token))
+                self.session.unwatch(path, token)
 
     def open(self, peer: int) -> None:
         self.mailbox.append(("open", peer))

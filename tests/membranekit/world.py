@@ -33,7 +33,7 @@ class Hypervisor:
     def __init__(self) -> None:
         self.next = 8
         self.grants: dict[tuple[int, tuple[int, ...]], int] = {}
-        self.mapped: set[tuple[int, tuple[int, ...]]] = set()
+        self.mapped: dict[tuple[int, tuple[int, ...]], int] = {}
         self.ports: dict[tuple[int, int], int] = {}
         self.refuse: set[str] = set()
 
@@ -50,11 +50,11 @@ class Hypervisor:
             return False
         if any(self.ports.get((granter, port)) != domid for port in offer.ports):
             return False
-        self.mapped.add((granter, offer.refs))
+        self.mapped[granter, offer.refs] = domid
         return True
 
     def unmap(self, granter: int, offer: Offer) -> None:
-        self.mapped.discard((granter, offer.refs))
+        self.mapped.pop((granter, offer.refs), None)
 
     def end_access(self, domid: int, offer: Offer) -> bool:
         if (domid, offer.refs) in self.mapped:
@@ -68,8 +68,7 @@ class Hypervisor:
         for owner, refs in list(self.grants):
             if owner == domid:
                 del self.grants[owner, refs]
-            elif self.grants[owner, refs] == domid:
-                self.mapped.discard((owner, refs))
+        self.mapped = {what: mapper for what, mapper in self.mapped.items() if mapper != domid}
 
 
 class Domain:
