@@ -67,7 +67,7 @@ class Pore:
     option), EMFILE (the table is full); PoreCorrupt: not laid out as agreed.
     """
 
-    __slots__ = ("_buffer", "_id", "_reason", "_t", "_two", "id", "table")
+    __slots__ = ("__weakref__", "_buffer", "_id", "_reason", "_t", "_two", "id", "table")
 
     def __init__(self, table: PoreTable, id: int) -> None:
         self.table = table
@@ -185,7 +185,7 @@ class Pore:
 
     def readinto(self, buffer: Buffer, poke: bool = True) -> int:
         """As `read`, into a writable buffer; how many bytes."""
-        into = ffi.from_buffer(buffer, True)
+        into = ffi.from_buffer(buffer, require_writable=True)
         n = _read(self._t, self._id, into, len(into), poke)
         if n < 0:
             raise self._error(n)

@@ -13,11 +13,11 @@ class PoreTable:
     def __init__(self, capacity: int = 256) -> None:
         if not 1 <= capacity <= 65536:
             raise ValueError(f"capacity is 1 to 65536, not {capacity}")
-        table = lib.pore_table_new(capacity)
-        if table == ffi.NULL:
-            raise MemoryError("no memory for a table of pores")
         self.capacity = capacity
-        self.cdata = ffi.gc(table, lib.pore_table_free)
+        # Python's own memory: it goes after everything that refers to it, also when a cycle of garbage has a pore and
+        # its table, whose finalizers run in any order.
+        self._memory = ffi.new("uint64_t[]", lib.pore_table_size(capacity) // 8 + 1)
+        self.cdata = lib.pore_table_init(self._memory, capacity)
 
     def __len__(self) -> int:
         """Pores that are open or failed, but not closed."""
@@ -35,6 +35,10 @@ class PoreTable:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "cdata"):
+            self.close()
 
     def close(self) -> None:
         """Closes every pore in it. May be called twice, and the table used again."""

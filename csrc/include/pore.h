@@ -24,7 +24,10 @@ struct pore_table;
 
 /* At most `capacity` pores (up to 65536) at a time. NULL: no memory. */
 struct pore_table *pore_table_new(uint32_t capacity);
-/* Closes every pore first. No other thread may use the table any more. */
+/* The same in memory of the caller's (zeroed, aligned for uint64_t), who closes all pores before it goes. 0: no such capacity. */
+size_t pore_table_size(uint32_t capacity);
+struct pore_table *pore_table_init(void *memory, uint32_t capacity);
+/* Of pore_table_new only. Closes every pore first. No other thread may use the table any more. */
 void pore_table_free(struct pore_table *table);
 /* Pores that are open or failed. */
 uint32_t pore_table_count(struct pore_table *table);

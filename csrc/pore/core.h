@@ -94,7 +94,7 @@ struct pore {
 struct pore_table {
     pthread_mutex_t lock;
     uint32_t capacity, high, free, count; /* high: slots ever used; free: index + 1 */
-    struct pore *pores;
+    struct pore pores[];
 };
 
 /* registry.c */

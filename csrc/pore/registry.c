@@ -8,17 +8,20 @@
 
 enum { CAPACITY_MAX = 65536 };
 
+size_t pore_table_size(uint32_t capacity) {
+    if (!capacity || capacity > CAPACITY_MAX) return 0;
+    return sizeof(struct pore_table) + capacity * sizeof(struct pore);
+}
+
 struct pore_table *pore_table_new(uint32_t capacity) {
-    struct pore_table *table;
+    size_t size = pore_table_size(capacity);
+    void *memory = size ? calloc(1, size) : NULL;
+    return memory ? pore_table_init(memory, capacity) : NULL;
+}
+
+struct pore_table *pore_table_init(void *memory, uint32_t capacity) {
+    struct pore_table *table = memory;
     pthread_condattr_t attributes;
-    if (!capacity || capacity > CAPACITY_MAX) return NULL;
-    table = calloc(1, sizeof *table);
-    if (!table) return NULL;
-    table->pores = calloc(capacity, sizeof *table->pores);
-    if (!table->pores) {
-        free(table);
-        return NULL;
-    }
     table->capacity = capacity;
     pthread_mutex_init(&table->lock, NULL);
     pthread_condattr_init(&attributes);
@@ -167,6 +170,5 @@ void pore_table_free(struct pore_table *table) {
         pthread_cond_destroy(&table->pores[i].event.changed);
     }
     pthread_mutex_destroy(&table->lock);
-    free(table->pores);
     free(table);
 }
