@@ -92,8 +92,11 @@ class Tube(ActivePore):
                 return self._left.pop(0)
             if self.closed:
                 raise PoreClosed(self.closed)
-            if not self.pore.closed and (packet := self.pore.read()):
-                return packet
+            try:
+                if not self.ended and not self.pore.closed and (packet := self.pore.read()):
+                    return packet
+            except (PoreClosed, PoreCorrupt) as error:
+                self.end(error.reason)  # the membrane will say why
             await any_of(Condition(self, self._news))
 
     def on_closed(self, callback: Callable[[str], None]) -> None:

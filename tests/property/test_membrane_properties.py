@@ -284,6 +284,7 @@ def test_ling_never_dies_and_never_hangs(seed: int, deeds: list[tuple[str, int]]
     world.settle(200)
     assert ling.running is None, f"LING waits for ever for {ling.waiting}"
     assert not we.asked
+    assert not ling.leaked or any(deed == "mute" for deed, _ in deeds)
     assert sorted(role for role, _ in ling.straws) == sorted(
         PASSIVE if key.role == ACTIVE else ACTIVE for key in we.connected(5)
     )
