@@ -129,8 +129,10 @@ def _atom(name: str) -> Atom:
 def _json(value: Any, path: str, from_process: bool, depth: int) -> Any:
     """The value as json.dumps takes it and any parser reads it back."""
     kind = type(value)
-    if kind is str or value is None or kind is bool or kind is int:
-        return _text(value, path) if kind is str else value
+    if kind is str:
+        return _text(value, path)
+    if value is None or kind is bool or kind is int:
+        return value
     if kind is float:
         if not math.isfinite(value):
             raise EncodeError("JSON has no such number", path)

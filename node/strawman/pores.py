@@ -127,7 +127,10 @@ class PoreCarrier:
         self.domid = backend.domid
         self._early: list[PoreStraw] = []
         self._on_straw: Callable[[Any], object] = self._early.append
-        membrane.on_straw = lambda straw: self._on_straw(PoreStraw(straw, self._closing))
+        membrane.on_straw = self._opened_by_peer
+
+    def _opened_by_peer(self, straw: OpenStraw) -> None:
+        self._on_straw(PoreStraw(straw, self._closing))
 
     def listen(self, on_straw: Callable[[Any], object], on_lost: Callable[[str], None]) -> None:
         """From now on; straws that others opened before are told at once."""

@@ -20,6 +20,7 @@ class Straw(Protocol):
     @property
     def domid(self) -> int:
         """The peer."""
+        ...
 
     @property
     def format(self) -> Format: ...
@@ -30,28 +31,36 @@ class Straw(Protocol):
     @property
     def busy(self) -> bool:
         """So much is unsent (16 MiB) that no more is taken."""
+        ...
 
     def send_nowait(self, frame: bytes, /) -> bool:
         """Send one frame, or queue it; False when busy. StrawError when closed."""
+        ...
 
     async def send(self, frame: bytes, /) -> None:
         """The same, having waited until not busy."""
+        ...
 
     async def drain(self) -> None:
         """Wait until nothing is unsent. StrawError when the straw closes first."""
+        ...
 
     def on_frames(self, callback: Callable[[list[bytes]], None], /) -> None:
         """Frames go there, in order."""
+        ...
 
     def on_closed(self, callback: Callable[[str], None], /) -> None:
         """Called once, after the last frame, with the reason."""
+        ...
 
     def pause(self) -> None:
         """Take no more frames out of the ring, until resume(). What was taken already still comes."""
+        ...
 
     def resume(self) -> None: ...
     def close(self, reason: str, /) -> None:
         """May be called twice."""
+        ...
 
 
 class Carrier(Protocol):
@@ -61,9 +70,11 @@ class Carrier(Protocol):
     def domid(self) -> int: ...
     def listen(self, on_straw: Callable[[Any], object], on_lost: Callable[[str], None], /) -> None:
         """on_straw: called with each Straw that another domain opens. on_lost: with a reason when the host is gone."""
+        ...
 
     async def open(self, domid: int, format: Format, /) -> Straw:
         """StrawError with the reason of the membrane."""
+        ...
 
     async def close(self) -> None: ...
 
