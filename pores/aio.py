@@ -335,16 +335,15 @@ class Membrane:
             while ahead < len(steps) and steps[ahead][0] in ("read", "list", "get_perms"):
                 ahead += 1
             if ahead > n:
-                values.extend(await self._reads(steps[n:ahead]))
+                await self._reads(steps[n:ahead], values)
                 n = ahead
             else:
                 values.append(await self._step(work, steps[n]))
                 n += 1
 
-    async def _reads(self, steps: tuple[Step, ...]) -> list[Any]:
+    async def _reads(self, steps: tuple[Step, ...], values: list[Any]) -> None:
         verbs = {"read": self.store.read, "list": self.store.list, "get_perms": self.store.get_perms}
         found = await asyncio.gather(*(verbs[verb](path) for verb, path in steps), return_exceptions=True)
-        values: list[Any] = []
         for value in found:
             if isinstance(value, XenstoreError) and value.name in _MISSING:
                 values.append(None)
@@ -352,7 +351,6 @@ class Membrane:
                 raise value
             else:
                 values.append(value)
-        return values
 
     async def _step(self, work: StoreWork, step: Step) -> Any:
         match step:

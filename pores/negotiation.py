@@ -309,17 +309,17 @@ class Negotiation:
         if self._since is None:
             self._since = now
         top = f"{domain_path(self.peer)}/{self.machine.kind.layout.active_top}"
-        self._store("old", ("read", self.active_dir), ("read", top))
+        self._store("old", ("read", top), ("read", self.active_dir))
 
     def _judge_old(self, result: StoreResult, now: float) -> str:
-        if result.error:
-            # What we may not read is there, and not ours; or there is no such domain: mkdir will tell.
-            return "clear" if result.error == "EACCES" else "no"
-        old, top = result.values
-        if top is None:
-            self.why = self.why or "not_found"
+        if not result.values or result.values[0] is None:
+            # No such domain, or no strawman in it; the store hides which.
+            if result.error in ("", "EACCES", "ENOENT"):
+                self.why = self.why or "not_found"
             return "no"
-        if old is None:
+        if result.error not in ("", "EACCES"):
+            return "no"
+        if not result.error and result.values[1] is None:
             return "clear"
         assert self._since is not None
         return "overdue" if now - self._since >= self.machine.limits.old_time else "occupied"
@@ -330,21 +330,24 @@ class Negotiation:
     def _do_clear_old(self, now: float) -> None:
         self._store("clear_old", ("delete", self.active_dir))
 
-    def _do_prepare(self, now: float) -> None:
-        perms = (f"r{self.machine.me}", f"b{self.peer}")
-        # Of kinds with many, the level above is ours too: nobody else shall write there.
-        upper = self.active_dir.rsplit("/", 1)[0]
-        above: tuple[Step, ...] = ()
-        if self.machine.kind.layout.many:
-            above = (("mkdir", upper), ("set_perms", upper, *perms))
-        self._store("prepare", *above, ("mkdir", self.active_dir), ("set_perms", self.active_dir, *perms))
-
-    def _judge_prepare(self, result: StoreResult, now: float) -> str:
+    def _judge_clear_old(self, result: StoreResult, now: float) -> str:
         if result.error:
-            done = len(result.values)
-            self.why = self.why or ("occupied" if done % 2 else "not_found")
+            self.why = self.why or "occupied"
             return "no"
         return "ok"
+
+    def _do_prepare(self, now: float) -> None:
+        """In one transaction: before it no stranger has written there, after it none can."""
+        perms = (f"r{self.machine.me}", f"b{self.peer}")
+        say: list[Step] = [("delete", self.active_dir)]
+        if self.machine.kind.layout.many:
+            # The level above is ours too.
+            upper = self.active_dir.rsplit("/", 1)[0]
+            say += [("mkdir", upper), ("set_perms", upper, *perms)]
+        say += [("mkdir", self.active_dir), ("set_perms", self.active_dir, *perms)]
+        self._store("prepare", ("atomic", tuple(say)))
+
+    _judge_prepare = _judge_clear_old
 
     def _do_knock(self, now: float) -> None:
         layout, ours = self.machine.kind.layout, self.passive_dir
