@@ -30,8 +30,8 @@ class NetOptions:
     half of it (OTP's +zdbbl). hard_limit: queued bytes above which a further message raises PeerBusy; a message is
     taken while the queue is at or below it, however large, so the queue holds hard_limit and one message at most
     (and the signals that are never refused, see Peer.signal).
-    max_handshakes: accepted connections not yet authenticated; past it the oldest gives way. close_time: for writing
-    out what is queued when the node closes.
+    max_handshakes: accepted connections not yet authenticated, as when all nodes of a cluster start at once; past it
+    the oldest gives way. close_time: for writing out what is queued when the node closes.
     none: the atom that None is sent as.
     """
 
@@ -40,7 +40,7 @@ class NetOptions:
     max_frame: int = 1 << 30
     busy_limit: int = 1 << 20
     hard_limit: int = 64 << 20
-    max_handshakes: int = 64
+    max_handshakes: int = 512
     close_time: float = 5.0
     none: str = "undefined"
 
