@@ -26,12 +26,15 @@ __all__ = ["ACTIVE", "PASSIVE", "SPIN_DEFAULT", "Pore", "PoreInfo"]
 
 # The most that one read() without a limit takes.
 READ_MAX = 65536
+# The most frames that one read_frames() takes.
+FRAMES_MAX = 256
 
 _POKE = lib.PORE_POKE
 _KINDS = {lib.PORE_STRAW: "straw", lib.PORE_TUBE: "tube", lib.PORE_XENSTORE: "xenstore"}
 
 # Bound once: these are called once a message.
-_read, _write, _write_frame, _unpack = lib.pore_read, lib.pore_write, lib.pore_write_frame, ffi.unpack
+_read, _write, _unpack = lib.pore_read, lib.pore_write, ffi.unpack
+_read_frames, _write_frame = lib.pore_read_frames, lib.pore_write_frame
 
 
 class PoreInfo(NamedTuple):
@@ -67,7 +70,7 @@ class Pore:
     option), EMFILE (the table is full); PoreCorrupt: not laid out as agreed.
     """
 
-    __slots__ = ("__weakref__", "_buffer", "_id", "_reason", "_t", "_two", "id", "table")
+    __slots__ = ("__weakref__", "_buffer", "_ends", "_id", "_reason", "_t", "_two", "id", "table")
 
     def __init__(self, table: PoreTable, id: int) -> None:
         self.table = table
@@ -77,6 +80,7 @@ class Pore:
         self._reason = ""
         self._two = ffi.new("uint32_t[2]")
         self._buffer: Any = None
+        self._ends: Any = None
 
     # ---- makers ----
 
@@ -216,6 +220,41 @@ class Pore:
             raise self._error(n, len(data))  # type: ignore[arg-type]
         return n > 0
 
+    def write_frames(self, messages: Sequence[bytes], poke: bool = True) -> int:
+        """As write_frame, for many at once: how many of them, from the first on, were written whole."""
+        lengths = ffi.new("uint32_t[]", list(map(len, messages)))
+        n = lib.pore_write_frames(self._t, self._id, b"".join(messages), lengths, len(messages), poke)
+        if n < 0:
+            raise self._error(n, len(messages[0]))
+        return n
+
+    def read_frames(self, poke: bool = True) -> list[bytes]:
+        """The frames that are there whole, at most FRAMES_MAX of at most READ_MAX bytes, without their lengths.
+
+        None: the descriptor becomes readable when there is more (wait_read(more=True) waits for it). PoreTooBig: the
+        next one does not fit into READ_MAX or the ring; `size` is its length; read it with readinto, in pieces.
+        """
+        if self._buffer is None:
+            self._buffer = ffi.new("char[]", READ_MAX)
+        if self._ends is None:
+            self._ends = ffi.new("uint32_t[]", FRAMES_MAX)
+        buffer, ends = self._buffer, self._ends
+        n = _read_frames(self._t, self._id, buffer, READ_MAX, ends, FRAMES_MAX, poke)
+        if n == 1:
+            return [_unpack(buffer, ends[0])]
+        if n > 1:
+            data, stops = _unpack(buffer, ends[n - 1]), _unpack(ends, n)
+            frames, start = [], 0
+            for stop in stops:
+                frames.append(data[start:stop])
+                start = stop
+            return frames
+        if n == -errno.EMSGSIZE:
+            raise PoreTooBig(ends[0], READ_MAX, "frame")
+        if n < 0:
+            raise self._error(n)
+        return []
+
     def poke(self) -> bool:
         """Tells the peer of what was read and written with poke=False, if it wants to know; whether it was told."""
         return self._checked(lib.pore_poke(self._t, self._id)) > 0
@@ -253,9 +292,12 @@ class Pore:
         """Spins as far as that has paid before, for something to read (slots 0) or so much room: is it there now?"""
         return self._checked(lib.pore_spin(self._t, self._id, lib.PORE_OUT if slots else lib.PORE_IN, slots)) > 0
 
-    def wait_read(self, timeout: float | None = None) -> bool:
-        """Blocks until there is something to read; False when `timeout` seconds have passed. Releases the GIL."""
-        return self._wait(lib.PORE_IN, 0, timeout)
+    def wait_read(self, timeout: float | None = None, more: bool = False) -> bool:
+        """Blocks until there is something to read; False when `timeout` seconds have passed. Releases the GIL.
+
+        more: something that the last call has not seen, as after read_frames() found no whole frame.
+        """
+        return self._wait(lib.PORE_MORE if more else lib.PORE_IN, 0, timeout)
 
     def wait_write(self, slots: int = 1, timeout: float | None = None) -> bool:
         """Blocks until so much room is free; False when `timeout` seconds have passed. Releases the GIL."""

@@ -131,6 +131,14 @@ long pore_write(struct pore_table *table, pore_id id, const void *from, size_t l
 /* A frame: `length` as u32 big-endian, then the bytes; all or nothing (0: no room now, announced; -EMSGSIZE: it can never
  * fit at once, write it in pieces). Returns length + 4. Streams only. */
 long pore_write_frame(struct pore_table *table, pore_id id, const void *from, size_t length, int flags);
+/* `count` such frames, whose bytes follow each other in `from`: as many whole ones as there is room for now; how many. */
+long pore_write_frames(struct pore_table *table, pore_id id, const void *from, const uint32_t *lengths, uint32_t count,
+                       int flags);
+/* Whole frames, as many as are there, at most `count`, without their heads: the ith ends at to[ends[i]]. How many. 0: none
+ * yet (a part stays in the ring), and that is announced. -EMSGSIZE: the next one, of ends[0] bytes, does not fit into `to`
+ * or can never be whole in the ring: read it in pieces. */
+long pore_read_frames(struct pore_table *table, pore_id id, void *to, size_t length, uint32_t *ends, uint32_t count,
+                      int flags);
 /* Tells the peer what we have read and written since the last poke, if it is to be told. 1: told, 0: nothing to tell. */
 int pore_poke(struct pore_table *table, pore_id id);
 /* Free bytes (tube: slots) for output, now; announces nothing. */
@@ -139,9 +147,13 @@ long pore_slots(struct pore_table *table, pore_id id);
  * and often: ask again). -EINVAL: never so many. */
 int pore_notify_when(struct pore_table *table, pore_id id, uint32_t slots);
 
-enum pore_what { PORE_IN = 1, PORE_OUT = 2 };
+enum pore_what {
+    PORE_IN = 1,
+    PORE_OUT = 2,
+    PORE_MORE = 4 /* more to read than the last call has seen: after pore_read_frames found no whole one */
+};
 
-/* Waits until there is something to read (PORE_IN; slots is not used), or `slots` are free (PORE_OUT): spins as far as that
+/* Waits until there are `slots` bytes or packets to read (PORE_IN; 0: any), or `slots` are free (PORE_OUT): spins as far as that
  * has paid before, then sleeps. 1: there is. 0: timeout (microseconds, < 0 = none). -EINTR: a signal; wait again.
  * -EPIPE and -EBADF also while it sleeps. */
 int pore_wait(struct pore_table *table, pore_id id, int what, uint32_t slots, int64_t timeout_us);

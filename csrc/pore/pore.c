@@ -67,17 +67,52 @@ static long read_packet(struct side *side, void *to, size_t length) {
     return size;
 }
 
-long pore_read(struct pore_table *table, pore_id id, void *to, size_t length, int flags) {
+static long read_frames(struct side *side, void *to, size_t length, uint32_t *ends, uint32_t count, bool announce) {
+    struct ring *r = &side->ring;
+    uint32_t at = 0, used = 0, n = 0, size;
+    uint8_t head[4];
+    int error;
+    if (side->slots || !count) return -EINVAL;
+    if ((error = ring_look(r))) return error;
+    for (;;) {
+        while (n < count && r->known - at >= 4) {
+            ring_copy_out(r, at, head, 4);
+            size = (uint32_t)head[0] << 24 | (uint32_t)head[1] << 16 | (uint32_t)head[2] << 8 | head[3];
+            if (size > r->most - 4 || size > length - used) {
+                if (n) break;
+                ends[0] = size;
+                return -EMSGSIZE;
+            }
+            if (r->known - at - 4 < size) break;
+            if (size) ring_copy_out(r, at + 4, (uint8_t *)to + used, size);
+            at += size + 4;
+            ends[n++] = used += size;
+        }
+        if (n || !announce) break;
+        /* A part is there, perhaps: any more of it is what we wait for. */
+        size = r->known;
+        if ((error = ring_announce(r, size + 1))) return error;
+        if (r->known == size) break;
+    }
+    if (at) ring_publish(r, at);
+    return n;
+}
+
+static long read_any(struct pore_table *table, pore_id id, void *to, size_t length, uint32_t *ends, uint32_t count,
+                     int flags) {
     struct pore *pore;
     struct side *side;
     int error = enter(table, id, PORE_IN, &pore, &side), reason;
+    bool announce = !(flags & PORE_QUIET);
     long n;
     if (error) return error;
     reason = side->reason;
     if (reason == PORE_CORRUPT) {
         n = -EBADMSG;
     } else {
-        n = side->slots ? read_packet(side, to, length) : read_stream(side, to, length, !(flags & PORE_QUIET));
+        n = ends          ? read_frames(side, to, length, ends, count, announce)
+            : side->slots ? read_packet(side, to, length)
+                          : read_stream(side, to, length, announce);
         if (n == 0 && length && reason) n = reason_error(reason);
         if (n > 0 && (flags & PORE_POKE) && !reason && tell(pore, side) < 0) {
             leave(pore, side, id, 0);
@@ -87,6 +122,15 @@ long pore_read(struct pore_table *table, pore_id id, void *to, size_t length, in
     }
     leave(pore, side, id, n);
     return n;
+}
+
+long pore_read(struct pore_table *table, pore_id id, void *to, size_t length, int flags) {
+    return read_any(table, id, to, length, NULL, 0, flags);
+}
+
+long pore_read_frames(struct pore_table *table, pore_id id, void *to, size_t length, uint32_t *ends, uint32_t count,
+                      int flags) {
+    return ends ? read_any(table, id, to, length, ends, count, flags) : -EINVAL;
 }
 
 /* ---- writing ---- */
@@ -159,7 +203,19 @@ static long write_frame(struct side *side, const void *from, size_t length, bool
     return (long)n + 4;
 }
 
-static long write_any(struct pore_table *table, pore_id id, const void *from, size_t length, int flags, int frame) {
+static long write_frames(struct side *side, const uint8_t *from, const uint32_t *lengths, uint32_t count,
+                         bool announce) {
+    uint32_t n;
+    for (n = 0; n < count; n++) {
+        long done = write_frame(side, from, lengths[n], announce);
+        if (done <= 0) return n ? (long)n : done;
+        from += lengths[n];
+    }
+    return (long)n;
+}
+
+static long write_any(struct pore_table *table, pore_id id, const void *from, size_t length, int flags, int frame,
+                      const uint32_t *lengths) {
     struct pore *pore;
     struct side *side;
     bool announce = !(flags & PORE_QUIET);
@@ -169,7 +225,8 @@ static long write_any(struct pore_table *table, pore_id id, const void *from, si
     if (side->reason) {
         n = reason_error(side->reason);
     } else {
-        n = frame         ? write_frame(side, from, length, announce)
+        n = lengths       ? write_frames(side, from, lengths, (uint32_t)length, announce)
+            : frame       ? write_frame(side, from, length, announce)
             : side->slots ? write_packet(side, from, length, announce)
                           : write_stream(side, from, length, announce);
         if (n >= 0 && (flags & PORE_POKE) && tell(pore, side) < 0) {
@@ -183,11 +240,16 @@ static long write_any(struct pore_table *table, pore_id id, const void *from, si
 }
 
 long pore_write(struct pore_table *table, pore_id id, const void *from, size_t length, int flags) {
-    return write_any(table, id, from, length, flags, 0);
+    return write_any(table, id, from, length, flags, 0, NULL);
 }
 
 long pore_write_frame(struct pore_table *table, pore_id id, const void *from, size_t length, int flags) {
-    return write_any(table, id, from, length, flags, 1);
+    return write_any(table, id, from, length, flags, 1, NULL);
+}
+
+long pore_write_frames(struct pore_table *table, pore_id id, const void *from, const uint32_t *lengths, uint32_t count,
+                       int flags) {
+    return lengths ? write_any(table, id, from, count, flags, 0, lengths) : -EINVAL;
 }
 
 int pore_poke(struct pore_table *table, pore_id id) {

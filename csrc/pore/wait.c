@@ -161,7 +161,7 @@ static int sleep_until(struct pore *pore, pore_id id, uint32_t *drains, int64_t 
 /* What a spinner looks at without a lock. */
 struct view {
     ring_word *theirs;
-    uint32_t seen;
+    uint32_t seen, need;
     int64_t budget; /* how long to spin */
 };
 enum look { LOOK_FIRST, LOOK_SPINNING, LOOK_LAST };
@@ -169,11 +169,13 @@ enum look { LOOK_FIRST, LOOK_SPINNING, LOOK_LAST };
 /* 1: there, 0: not yet, -errno. The first look says how long to spin, one while spinning learns of its success, the last
  * one of its failure, and announces that we wait. */
 static int look(struct pore *pore, pore_id id, int what, uint32_t slots, enum look how, struct view *view) {
-    struct side *side = what == PORE_IN ? &pore->in : &pore->out;
+    struct side *side = what == PORE_OUT ? &pore->out : &pore->in;
     struct ring *r = &side->ring;
-    uint32_t need = what == PORE_IN ? 1 : slots;
+    uint32_t need;
     int result;
     pthread_mutex_lock(&side->lock);
+    if (how == LOOK_FIRST) view->need = what == PORE_MORE ? r->known + 1 : what == PORE_IN && !slots ? 1 : slots;
+    need = view->need;
     if (side->id != id) {
         result = -EBADF;
     } else if (side->reason == PORE_CORRUPT || (side->reason && what == PORE_OUT)) {
@@ -216,7 +218,7 @@ static int spin(struct pore *pore, pore_id id, int what, uint32_t slots, int64_t
 
 static int check(struct pore *pore, int what) {
     if (!pore) return -EBADF;
-    return what == PORE_IN || what == PORE_OUT ? 0 : -EINVAL;
+    return what == PORE_IN || what == PORE_OUT || what == PORE_MORE ? 0 : -EINVAL;
 }
 
 int pore_spin(struct pore_table *table, pore_id id, int what, uint32_t slots) {
@@ -229,7 +231,7 @@ int pore_spin(struct pore_table *table, pore_id id, int what, uint32_t slots) {
     if ((result = waiter_enter(pore, id, &drains))) return result;
     result = spin(pore, id, what, slots, -1, &view);
     if (!result) {
-        struct side *side = what == PORE_IN ? &pore->in : &pore->out;
+        struct side *side = what == PORE_OUT ? &pore->out : &pore->in;
         pthread_mutex_lock(&side->lock);
         spin_learn(&side->spin, false);
         pthread_mutex_unlock(&side->lock);

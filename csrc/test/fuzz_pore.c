@@ -50,13 +50,13 @@ static void say(long result, long most) {
 static void one_call(struct pair *p, pore_id id, uint64_t *seed, const struct pore_info *info) {
     size_t length = random_next(seed) % (info->in_size + 100);
     uint8_t *buffer;
-    uint32_t in = 0, out = 0;
+    uint32_t in = 0, out = 0, lengths[8];
     int flags = (int)(random_next(seed) % 2);
     long n;
     if (info->packet_max) length = random_next(seed) % 6000;
     buffer = malloc(length + 1); /* ASan knows its end */
     memset(buffer, 1, length + 1);
-    switch (random_next(seed) % 9) {
+    switch (random_next(seed) % 11) {
         case 0:
         case 1:
             n = pore_read(p->table, id, buffer, length, flags);
@@ -72,8 +72,17 @@ static void one_call(struct pair *p, pore_id id, uint64_t *seed, const struct po
             break;
         case 6: say(pore_notify_when(p->table, id, (uint32_t)length), 1); break;
         case 7: say(pore_slots(p->table, id), info->out_size); break;
+        case 9:
+            for (int i = 0; i < 8; i++) lengths[i] = (uint32_t)(random_next(seed) % (length / 8 + 1));
+            say(pore_write_frames(p->table, id, buffer, lengths, 8, flags), 8);
+            break;
+        case 10:
+            n = pore_read_frames(p->table, id, buffer, length, lengths, 8, flags);
+            say(n, 8);
+            for (long i = 0; i < n; i++) CHECK(lengths[i] <= length && (!i || lengths[i] >= lengths[i - 1]));
+            break;
         default:
-            n = pore_wait(p->table, id, 1 + (int)(random_next(seed) % 2), (uint32_t)(random_next(seed) % (info->in_size + 2)), 20);
+            n = pore_wait(p->table, id, 1 << (int)(random_next(seed) % 3), (uint32_t)(random_next(seed) % (info->in_size + 2)), 20);
             say(n, 1);
             pore_poke(p->table, id);
     }

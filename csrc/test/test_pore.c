@@ -93,6 +93,37 @@ static void frames(void) {
     close_pair(&p);
 }
 
+static void many_frames(uint32_t ring_bytes) {
+    struct pair p = open_pair(PORE_STRAW, ring_bytes, ring_bytes != 0, 0);
+    uint32_t lengths[] = {3, 0, 5}, ends[8];
+    uint8_t got[64], part[] = {0, 0, 0, 9, 1};
+    CHECK_IS(pore_write_frames(p.table, p.active, "abcdefgh", lengths, 3, 0), 3);
+    CHECK_IS(pore_read_frames(p.table, p.passive, got, 64, ends, 2, 0), 2);
+    CHECK(ends[0] == 3 && ends[1] == 3 && memcmp(got, "abc", 3) == 0);
+    CHECK_IS(pore_read_frames(p.table, p.passive, got, 4, ends, 8, 0), -EMSGSIZE);
+    CHECK_IS(ends[0], 5);
+    CHECK_IS(pore_read_frames(p.table, p.passive, got, 5, ends, 8, 0), 1);
+    CHECK(memcmp(got, "defgh", 5) == 0);
+    CHECK_IS(pore_read_frames(p.table, p.passive, got, 64, ends, 8, 0), 0);
+    CHECK_IS(pore_write(p.table, p.active, part, 5, PORE_POKE), 5);
+    CHECK_IS(pore_read_frames(p.table, p.passive, got, 64, ends, 8, 0), 0);
+    CHECK_IS(pore_wait(p.table, p.passive, PORE_IN, 0, 0), 1);
+    CHECK_IS(pore_wait(p.table, p.passive, PORE_MORE, 0, 0), 0);
+    CHECK_IS(pore_avail(p.table, p.passive, NULL, NULL), 0);
+    CHECK_IS(pore_read_frames(p.table, p.passive, got, 64, ends, 8, 0), 0);
+    CHECK_IS(pore_write(p.table, p.active, "12345678", 8, PORE_POKE), 8);
+    CHECK(pending(p.table, p.passive) > 0); /* a part was there: more of it pokes */
+    CHECK_IS(pore_wait(p.table, p.passive, PORE_MORE, 0, -1), 1);
+    CHECK_IS(pore_read_frames(p.table, p.passive, got, 64, ends, 8, 0), 1);
+    CHECK(ends[0] == 9 && got[0] == 1 && got[8] == '8');
+    CHECK_IS(pore_write(p.table, p.active, "\xff\xff\xff\xff", 4, 0), 4);
+    CHECK_IS(pore_read_frames(p.table, p.passive, got, 64, ends, 8, 0), -EMSGSIZE);
+    CHECK_IS(ends[0], 0xffffffff);
+    CHECK_IS(pore_read_frames(p.table, p.passive, got, 64, NULL, 8, 0), -EINVAL);
+    CHECK_IS(pore_write_frames(p.table, p.active, got, NULL, 8, 0), -EINVAL);
+    close_pair(&p);
+}
+
 /* LING's peer is poked after every read and write, and not when there was nothing. */
 static void pokes_of_a_ling_straw(void) {
     struct pair p = open_pair(PORE_STRAW, 0, 0, 0);
@@ -489,6 +520,8 @@ int main(void) {
     full_and_empty(PORE_STRAW, 8192, 8192);
     full_and_empty(PORE_XENSTORE, 0, 1024);
     frames();
+    many_frames(0);
+    many_frames(8192);
     pokes_of_a_ling_straw();
     pokes_spared();
     tube();

@@ -106,6 +106,39 @@ def test_frames() -> None:
         assert (caught.value.size, caught.value.limit) == (4093, 4092)
 
 
+@pytest.mark.parametrize("ring", [0, WIDE])
+def test_many_frames(ring: int) -> None:
+    a, b = pair("straw", ring)
+    with a, b:
+        assert b.read_frames() == []
+        messages = [b"", b"one", bytes(1000), b"x"]
+        assert a.write_frames(messages) == 4
+        assert b.read_frames() == messages
+        assert b.read_frames() == []
+        assert a.write_frames([]) == 0
+        assert a.write_frames([b"alone"]) == 1
+        assert b.read_frames() == [b"alone"]
+        a.write(b"\0\0\0\3ab")
+        assert b.read_frames() == []
+        assert not b.wait_read(0, more=True)
+        a.write(b"c")
+        assert b.wait_read(more=True)
+        assert b.read_frames() == [b"abc"]
+        big = [bytes(4000)] * 100
+        sent = a.write_frames(big)
+        assert 0 < sent < 100
+
+
+def test_a_frame_that_never_fits() -> None:
+    a, b = pair()
+    with a, b:
+        a.write(struct.pack(">I", 20000) + b"part")
+        with pytest.raises(PoreTooBig) as caught:
+            b.read_frames()
+        assert caught.value.size == 20000
+        assert b.read(8) == struct.pack(">I", 20000) + b"part"
+
+
 def test_a_packet_too_big() -> None:
     a, b = pair("tube")
     with a, b, pytest.raises(PoreTooBig, match="packet of 4097 is beyond the limit 4096"):
