@@ -10,6 +10,7 @@ Errors are XenstoreError by the rules of xenstored 4.17; an operation that fails
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..errors import XenstoreError
@@ -145,6 +146,16 @@ class View:
         above = trail[-2]
         assert above is not None
         raise XenstoreError("ENOENT" if access_of(who, above.perms) & need else "EACCES", path)
+
+    def subtree(self, path: str) -> Iterator[str]:
+        """The paths of a node and all below it, each before those below it; nothing when it is not there."""
+        node = self.find(path)
+        stack = [] if node is None else [(path, node)]
+        while stack:
+            path, node = stack.pop()
+            yield path
+            top = "" if path == "/" else path
+            stack.extend((f"{top}/{name}", child) for name, child in reversed(node.children.items()))
 
     def _thaw(self, names: list[str]) -> list[Node]:
         """The nodes to a path that exists, each one ours to change."""

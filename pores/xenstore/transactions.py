@@ -16,18 +16,31 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ..errors import XenstoreError
 from .nodes import Change, Node, View
+from .paths import parent_of
 from .perms import Perms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["CHILDREN", "PERMS", "VALUE", "Transaction", "merged"]
+__all__ = ["CHILDREN", "PERMS", "VALUE", "Transaction", "carry_out", "merged"]
 
 VALUE: Final = 0
 PERMS: Final = 1
 CHILDREN: Final = 2
 
 Step: TypeAlias = "tuple[str, str, bytes | Perms]"
+
+
+def carry_out(view: View, who: int, verb: str, path: str, argument: bytes | Perms = b"") -> None:
+    """One change, by name: "write" (a value), "mkdir", "remove" or "set_perms" (permissions)."""
+    if verb == "mkdir":
+        view.mkdir(who, path)
+    elif verb == "remove":
+        view.remove(who, path)
+    elif isinstance(argument, bytes):
+        view.write(who, path, argument)
+    else:
+        view.set_perms(who, path, argument)
 
 
 def _stamp(node: Node | None, part: int) -> int:
@@ -91,16 +104,9 @@ class Transaction:
         after = store.fork()
         for verb, path, argument in self._steps:
             try:
-                if verb == "write":
-                    assert isinstance(argument, bytes)
-                    after.write(who, path, argument)
-                elif verb == "mkdir":
-                    after.mkdir(who, path)
-                elif verb == "remove":
-                    after.remove(who, path)
-                else:
-                    assert isinstance(argument, tuple)
-                    after.set_perms(who, path, perms_now(argument))
+                if isinstance(argument, tuple):
+                    argument = perms_now(argument)
+                carry_out(after, who, verb, path, argument)
             except XenstoreError as error:
                 raise XenstoreError("ENOSPC" if error.name == "ENOSPC" else "EAGAIN", path) from error
         after.changes = merged(after.changes, self.named, store, after)
@@ -108,14 +114,26 @@ class Transaction:
 
 
 def merged(changes: list[Change], order: dict[str, int], before: View, after: View) -> list[Change]:
-    """One change a node, in the order in which the nodes were named; none for a node that came and went."""
-    by_path: dict[str, Change] = {}
+    """One change a node, in the order in which the nodes were named; none for a node that came and went.
+
+    Who may know is as with xenstored, which carries the nodes over in this order and tells of each at once: readers
+    of the node as it was, and, when it is still there, readers of it as it is or of its parent as it then is.
+    """
+    exact: dict[str, bool] = {}
     for change in changes:
-        earlier = by_path.get(change.path)
-        if earlier is not None:
-            seen_by = tuple(dict.fromkeys(earlier.seen_by + change.seen_by))
-            change = Change(change.path, earlier.exact and change.exact, seen_by)
-        by_path[change.path] = change
-    kept = [c for c in by_path.values() if before.find(c.path) is not None or after.find(c.path) is not None]
-    kept.sort(key=lambda change: order.get(change.path, len(order)))
+        exact[change.path] = change.exact and exact.get(change.path, True)
+    last = len(order)
+    kept = []
+    for path in sorted(exact, key=lambda path: order.get(path, last)):
+        old, new = before.find(path), after.find(path)
+        seen_by = [] if old is None else [old.perms]
+        if new is not None:
+            seen_by.append(new.perms)
+            above = parent_of(path)
+            is_later = order.get(above, last) > order.get(path, last)
+            parent = (before if is_later else after).find(above)
+            if parent is not None:
+                seen_by.append(parent.perms)
+        if seen_by:
+            kept.append(Change(path, exact[path], tuple(seen_by)))
     return kept

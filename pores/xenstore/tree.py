@@ -14,9 +14,9 @@ from typing import Final
 from ..errors import XenstoreError
 from .limits import Limits
 from .nodes import Change, Clock, View
-from .paths import INTRODUCE_DOMAIN, MAX_PATH, RELEASE_DOMAIN, canonical, check_path, domain_path
+from .paths import INTRODUCE_DOMAIN, MAX_PATH, RELEASE_DOMAIN, canonical, check_path, domain_path, parent_of
 from .perms import OWN, READ, WRITE, Perm, Perms, access_of, format_perms, parse_perms, perms_for
-from .transactions import CHILDREN, PERMS, VALUE, Transaction
+from .transactions import CHILDREN, PERMS, VALUE, Transaction, carry_out
 from .watches import Event, Watch, WatchIndex
 
 __all__ = ["Domain", "Session", "Tree"]
@@ -203,7 +203,7 @@ class Session:
     # ── nodes ──
 
     def read(self, path: str, tid: int = 0) -> bytes:
-        view, path, transaction = self._at(path, tid)
+        view, path, transaction = self._at(path, tid, READ)
         try:
             return view.read(self.domid, path)
         finally:
@@ -217,7 +217,7 @@ class Session:
 
     def listing(self, path: str, tid: int = 0) -> tuple[bytes, int]:
         """As `directory`, the names as DIRECTORY has them: each with a NUL."""
-        view, path, transaction = self._at(path, tid)
+        view, path, transaction = self._at(path, tid, READ)
         try:
             node = view.directory(self.domid, path)
         finally:
@@ -226,7 +226,7 @@ class Session:
         return node.names(), max(node.value_gen, node.perms_gen, node.children_gen)
 
     def get_perms(self, path: str, tid: int = 0) -> list[str]:
-        view, path, transaction = self._at(path, tid)
+        view, path, transaction = self._at(path, tid, READ)
         try:
             return format_perms(view.get_perms(self.domid, path))
         finally:
@@ -234,19 +234,13 @@ class Session:
                 transaction.note_read(path, PERMS)
 
     def write(self, path: str, value: bytes, tid: int = 0) -> None:
-        view, path, transaction = self._at(path, tid)
-        view.write(self.domid, path, value)
-        self._did(transaction, "write", path, value)
+        self._change("write", path, value, tid, WRITE)
 
     def mkdir(self, path: str, tid: int = 0) -> None:
-        view, path, transaction = self._at(path, tid)
-        view.mkdir(self.domid, path)
-        self._did(transaction, "mkdir", path)
+        self._change("mkdir", path, b"", tid, WRITE)
 
     def remove(self, path: str, tid: int = 0) -> None:
-        view, path, transaction = self._at(path, tid)
-        view.remove(self.domid, path)
-        self._did(transaction, "remove", path)
+        self._change("remove", path, b"", tid, WRITE)
 
     def set_perms(self, path: str, texts: list[str], tid: int = 0) -> None:
         """texts: ["n0", "r5"]. Also for @introduceDomain and @releaseDomain, by their owner."""
@@ -257,9 +251,7 @@ class Session:
         if path[:1] == "@":
             self._set_special(path, living)
             return
-        view, path, transaction = self._at(path, tid)
-        view.set_perms(self.domid, path, living)
-        self._did(transaction, "set_perms", path, perms)
+        self._change("set_perms", path, living, tid, WRITE | OWN)
 
     def _set_special(self, name: str, perms: Perms) -> None:
         old = self.tree._special.get(name)
@@ -269,14 +261,26 @@ class Session:
             raise XenstoreError("EACCES", name)
         self.tree._special[name] = perms
 
-    def _at(self, path: str, tid: int) -> tuple[View, str, Transaction | None]:
-        """The view in which to work, the canonical path, and the transaction if there is one."""
+    def _at(self, path: str, tid: int, need: int) -> tuple[View, str, Transaction | None]:
+        """The view in which to work, the canonical path, and the transaction if there is one.
+
+        In a transaction the nodes that xenstored looks at for such a request are named, in its order.
+        """
         transaction = self._transaction(tid)
         path = check_path(canonical(path, self._home))
         if transaction is None:
             return self.tree._nodes, path, None
+        view = transaction.view
         self._name(transaction, path)
-        return transaction.view, path, transaction
+        node = view.find(path)
+        if node is None or access_of(self.domid, node.perms) & need != need:
+            above = path
+            while above != "/":
+                above = parent_of(above)
+                self._name(transaction, above)
+                if view.find(above) is not None:
+                    break
+        return view, path, transaction
 
     def _name(self, transaction: Transaction, path: str) -> None:
         transaction.name(path)
@@ -284,14 +288,23 @@ class Session:
             transaction.failed = True
             raise XenstoreError("ENOSPC", path, "too many nodes in one transaction")
 
-    def _did(self, transaction: Transaction | None, verb: str, path: str, argument: bytes | Perms = b"") -> None:
-        """After a change: tells the watches, or keeps it for the commit."""
+    def _change(self, verb: str, path: str, argument: bytes | Perms, tid: int, need: int) -> None:
+        """A change: told to the watches, or kept in its transaction for the commit."""
+        view, path, transaction = self._at(path, tid, need)
         if transaction is None:
+            carry_out(view, self.domid, verb, path, argument)
             self.tree._tell()
             return
-        changes, transaction.view.changes = transaction.view.changes, []
-        for change in reversed(changes):
-            self._name(transaction, change.path)
+        if verb == "remove" and len(path) > 1:
+            for named in (parent_of(path), *view.subtree(path)):
+                self._name(transaction, named)
+        try:
+            carry_out(view, self.domid, verb, path, argument)
+        except XenstoreError as error:
+            if error.name == "ENOSPC":  # xenstored can't undo what it has begun
+                transaction.failed = True
+            raise
+        view.changes = []
         before = transaction.bytes
         transaction.note_step(verb, path, argument)
         self._domain.transaction_bytes += transaction.bytes - before

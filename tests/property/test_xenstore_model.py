@@ -209,7 +209,7 @@ class Model:
         transaction = self.transactions.get((session, slot))
         nodes = transaction.nodes if transaction else self.nodes
         if transaction:
-            self.name(transaction, path)
+            self.look(transaction, who, path, "r")
             self.depend(transaction, kind, path)
         entry = nodes.get(who, path, "r")
         if kind == "value":
@@ -219,9 +219,27 @@ class Model:
         return [p.rsplit("/", 1)[1] for p in nodes.children(path)]
 
     @staticmethod
-    def name(transaction: ModelTransaction, path: str) -> None:
-        if path not in transaction.named:
-            transaction.named.append(path)
+    def look(transaction: ModelTransaction, who: int, path: str, need: str) -> None:
+        """Notes what xenstored looks at: the node, and, if it is no use, those above up to one that exists."""
+        nodes = transaction.nodes
+        entry = nodes.all.get(path)
+        looked = [path]
+        if entry is None or not set(need) <= set(rights(who, entry.perms, entry.dead)):
+            while looked[-1] != "/":
+                looked.append(above(looked[-1]))
+                if looked[-1] in nodes.all:
+                    break
+        transaction.named += [path for path in looked if path not in transaction.named]
+
+    @staticmethod
+    def look_below(transaction: ModelTransaction, path: str) -> None:
+        """For a remove: the parent, and the whole subtree from its top."""
+
+        def go(top: str) -> list[str]:
+            return [top] + [below for child in transaction.nodes.children(top) for below in go(child)]
+
+        looked = [above(path), *(go(path) if path in transaction.nodes.all else [])]
+        transaction.named += [path for path in looked if path not in transaction.named]
 
     @staticmethod
     def depend(transaction: ModelTransaction, kind: str, path: str) -> None:
@@ -238,9 +256,10 @@ class Model:
         if transaction is None:
             self.tell(self.do(self.nodes, who, step))
         else:
-            self.name(transaction, step[1])
-            for path, _, _ in reversed(self.do(transaction.nodes, who, step)):
-                self.name(transaction, path)
+            self.look(transaction, who, step[1], "wo" if step[0] == "set_perms" else "w")
+            if step[0] == "remove" and step[1] != "/":
+                self.look_below(transaction, step[1])
+            self.do(transaction.nodes, who, step)
             transaction.steps.append(step)
 
     def do(self, nodes: Nodes, who: int, step: tuple[Any, ...]) -> list[Told]:
@@ -277,18 +296,22 @@ class Model:
                 told += self.do(after, int(session.split(":")[0]), step)
         except Refused:
             raise Refused("EAGAIN") from None
-        merged: dict[str, Told] = {}
-        for path, exact, seen_by in told:
-            if path in merged:
-                _, was_exact, was_seen_by = merged[path]
-                exact, seen_by = exact and was_exact, was_seen_by + seen_by
-            merged[path] = (path, exact, seen_by)
-        for path in list(merged):
-            if path not in self.nodes.all and path not in after.all:
-                del merged[path]
-        self.nodes = after
         place = {path: i for i, path in enumerate(transaction.named)}
-        self.tell(sorted(merged.values(), key=lambda change: place.get(change[0], len(place))))
+        merged: list[Told] = []
+        for path in sorted({path for path, _, _ in told}, key=lambda path: place.get(path, len(place))):
+            # As the node was; if it is still there also as it is, and its parent, if that has had its turn.
+            seen_by = []
+            if path in self.nodes.all:
+                seen_by.append((self.nodes.all[path].perms, self.nodes.all[path].dead))
+            if path in after.all:
+                seen_by.append((after.all[path].perms, after.all[path].dead))
+                early = place.get(above(path), len(place)) > place.get(path, len(place))
+                parent = (self.nodes if early else after).all.get(above(path))
+                if parent is not None:
+                    seen_by.append((parent.perms, parent.dead))
+            merged.append((path, all(exact for other, exact, _ in told if other == path), seen_by))
+        self.nodes = after
+        self.tell(merged)
 
     def release(self, domid: int) -> None:
         for session in [s for s in self.events if s.startswith(f"{domid}:")]:
