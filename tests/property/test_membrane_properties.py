@@ -358,3 +358,95 @@ def test_hostile_refs(text: str, count: int) -> None:
 def test_hostile_offers(values: dict[str, bytes | None], told: Terms) -> None:
     offer = STRAW_KIND.parse(values, told)
     assert offer is None or len(set(offer.refs)) == STRAW_KIND.pages(told)
+
+
+# ── a peer that lies ──
+
+_PATHS = st.sampled_from(
+    ["/local/domain/1/data/straw/2", "/local/domain/2/data/straw/1", "/local/domain/2/data/warts/1"]
+    + ["/local/domain/1/data/straw/3", "/local/domain/2/data/straw/3"]
+)
+_NAMES = st.sampled_from(
+    ["state", "state", "state", "warts", "straw", "format", "dialect", "ring-bytes", "suppress", "ring-refs"]
+    + ["ring-ref-1", "ring-ref-8", "event-channel", "x", ""]
+)
+_VALUES = st.sampled_from(
+    [
+        b"1",
+        b"2",
+        b"3",
+        b"4",
+        b"5",
+        b"6",
+        b"7",
+        b"",
+        b"04",
+        b"-1",
+        b"otp",
+        b"json",
+        b"4096",
+        b"1048576",
+        b"8-16",
+        b"\xff\xfe",
+    ]
+    + [b"/local/domain/2/data/warts/1", b"/local/domain/1/data/straw/2", b"/local/domain/1/data/warts/2", b"9" * 2000]
+)
+LIES = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), _PATHS, _NAMES, _VALUES),
+        st.tuples(st.just("remove"), _PATHS, _NAMES, st.just(b"")),
+        st.tuples(st.just("perms"), _PATHS, _NAMES, st.sampled_from([b"n2", b"b2", b"r2", b"n0"])),
+        st.tuples(st.just("map"), st.just(""), st.just(""), st.just(b"")),
+        st.tuples(st.sampled_from(["open", "close", "steps", "settle"]), st.just(""), st.just(""), st.just(b"")),
+    ),
+    max_size=30,
+)
+
+
+@SLOW
+@given(seed=st.integers(0, 2**32), honest_start=st.booleans(), lies=LIES)
+def test_a_peer_that_lies(seed: int, honest_start: bool, lies: list[tuple[str, str, str, bytes]]) -> None:
+    """It may get nothing, or a pore worth nothing; we answer in time, keep the rules and hold nothing at last."""
+    world = World(seed)
+    we = world.add(1)
+    we.start()
+    liar = world.add(2)
+    liar.start()
+    world.settle()
+    if honest_start:
+        liar.open(1)
+        world.steps(seed % 60)
+    session = world.tree.open(2)
+    for deed, path, name, value in lies:
+        where = f"{path}/{name}" if name else path
+        try:
+            if deed == "write":
+                session.write(where, value)
+            elif deed == "remove":
+                session.remove(where)
+            elif deed == "perms":
+                session.set_perms(where, [value.decode()])
+        except Exception as error:
+            assert type(error).__name__ == "XenstoreError"
+        if deed == "map":
+            for (granter, refs), peer in list(world.hypervisor.grants.items()):
+                if peer == 2:
+                    world.hypervisor.mapped[granter, refs] = 2  # and never unmapped
+        elif deed == "open" and 2 not in we.asked:
+            we.open(2)
+        elif deed == "close":
+            for key in we.connected(2):
+                we.close(key)
+        elif deed == "steps":
+            world.steps(seed % 13)
+        elif deed == "settle":
+            world.settle(2)
+    world.settle(30)
+    assert not we.asked
+    # It is over when it is dead at last.
+    liar.die()
+    world.settle(100)
+    assert not we.machine.pores, [(pore.role, pore.state) for pore in we.machine.pores.values()]
+    we.stop()
+    world.settle(30)
+    assert we.machine.state == "stopped" and not we.watches and not we.granted and not we.attached
