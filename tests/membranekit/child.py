@@ -81,7 +81,11 @@ class Child:
             case "status":
                 with open("/proc/self/maps") as maps:
                     mapped = sum("memfd:strawbridge" in line for line in maps)
+                keys: list[str] = []
+                if not self.store.closed:
+                    keys = [*await self.store.list("data/straw"), *await self.store.list("data/warts")]
                 return {
+                    "keys": keys,
                     "fds": len(os.listdir("/proc/self/fd")),
                     "mapped": mapped,
                     "held": self.backend.held,

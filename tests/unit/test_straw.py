@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # membranekit; there is no _
 from membranekit.local import Node, make_node, nodes, run, settled
 
 from pores.active import all_of, any_of
-from pores.errors import MembraneError, PoreClosed, PoreTooBig
+from pores.aio import Membrane
+from pores.errors import MembraneError, PoreClosed, PoreTooBig, XenstoreError
 from pores.keys import Terms
 from pores.straw import Straw
 
@@ -186,8 +187,6 @@ def test_refusals(tmp_path: Path) -> None:
                 with pytest.raises(MembraneError) as caught:
                     await node.membrane.open(peer.domid)
                 assert caught.value.reason == "exists"
-            from pores.aio import Membrane
-
             with pytest.raises(MembraneError) as caught:
                 await Membrane(one.backend, one.store).start()
             assert caught.value.reason == "straw_taken"
@@ -307,6 +306,33 @@ def test_conditions_of_several_pores(tmp_path: Path) -> None:
             b_in.notify_when(size + 1, told.append)
             await b_in.close()
             await settled(lambda: told == [True, False])
+
+    run(test)
+
+
+def test_forged_knocks_get_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with nodes(tmp_path / "h", 3) as (_, one, other, stranger):
+            top = f"/local/domain/{other.domid}/data/straw"
+            for name, value in (
+                (str(one.domid), f"/local/domain/{one.domid}/data/warts/{other.domid}"),
+                (str(stranger.domid), f"/local/domain/{one.domid}/data/warts/{other.domid}"),
+                ("0", "/local/domain/0/data/warts/2"),
+                ("007", "x"),
+                ("..", "x"),
+            ):
+                try:
+                    await stranger.store.write(f"{top}/{name}/warts", value)
+                except XenstoreError as error:
+                    assert name == ".." and error.name == "EINVAL"
+            await settled(lambda: sum(other.membrane.counts.values()) == 4)
+            assert set(other.backend.held.values()) == {0} and not other.membrane.straws
+            ours, theirs = await one.open(other)  # sweeps away what the stranger left in its name
+            await ours.send(b"hello")
+            assert await theirs.receive() == b"hello"
+            for key in ("state", "ring-refs", "x"):
+                with pytest.raises(XenstoreError, match="EACCES"):
+                    await stranger.store.write(f"{top}/{one.domid}/{key}", "6")
 
     run(test)
 
