@@ -298,7 +298,7 @@ class Model:
             raise Refused("EAGAIN") from None
         place = {path: i for i, path in enumerate(transaction.named)}
         merged: list[Told] = []
-        for path in sorted({path for path, _, _ in told}, key=lambda path: place.get(path, len(place))):
+        for path in sorted(dict.fromkeys(path for path, _, _ in told), key=lambda path: place.get(path, len(place))):
             # As the node was; if it is still there also as it is, and its parent, if that has had its turn.
             seen_by = []
             if path in self.nodes.all:
