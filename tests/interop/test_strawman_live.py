@@ -366,3 +366,36 @@ def test_the_command_line(cli: CommandLine, rundir: str) -> None:
         assert cli.run("straw", "send", "5", "buddy", "{", *here)[0] == 2
         assert cli.run("straw", "send", "5", "buddy", "{", "--json", *here)[0] == 2
         assert cli.run("straw", "send", "5", "buddy", "1", *here)[0] == 3
+
+
+def test_a_beam_that_stops_reading_holds_the_straw(cli: CommandLine, rundir: str, cookie: str, own_beam: Beam) -> None:
+    """What other domains send it waits in shared memory and with the sender; when it reads again all of it arrives."""
+
+    async def test(start: Start) -> None:
+        b = start(6)
+        own_beam.eval(
+            """
+            spawn(fun() ->
+                register(straw_count, self()),
+                (fun Loop(N) -> receive {N, _} -> Loop(N + 1); {tell, P} -> P ! {count, N}, Loop(N) end end)(0)
+            end), ok
+            """
+        )
+        assert own_beam.eval("net_adm:ping(B)", B=b.name) == "pong"
+        there = (Atom("straw_count"), Atom(own_beam.name))
+        assert await b.rpc("export", Atom("count"), there, Atom("all"), False) is OK
+        async with raw_domain(rundir, 9) as flooder:
+            straw: Straw = await flooder.open(6)
+            with own_beam.stopped():
+                n = 0
+                while straw.send_nowait(etf.encode((ENVELOPE, Atom("count"), (n, bytes(100_000))))):
+                    n += 1
+                    await asyncio.sleep(0)
+                assert await b.counts("received", 1) < n, "some wait with the sender"
+                assert await b.strawman(Atom("domains")) == [9], "the node goes on"
+            assert await straw.send(etf.encode((ENVELOPE, Atom("count"), (n, b"")))) is None
+            count = "straw_count ! {tell, self()}, receive {count, C} -> C end"
+            while await asyncio.to_thread(own_beam.eval, count) != str(n + 1):
+                await asyncio.sleep(0.05)
+
+    run(cli, rundir, cookie, test)

@@ -146,3 +146,42 @@ def test_json_is_agreed_on() -> None:
         assert await to_a.get() == (Atom("json"), b"back")
 
     run(test)
+
+
+def test_a_slow_handler_holds_the_sender() -> None:
+    """Its mailbox is full, so the straw is not read, so the ring is full, so send() waits; then all of it arrives."""
+
+    async def test(place: Place) -> None:
+        (a, _), (b, _) = await place.node("a"), await place.node("b", 9)
+        go, got = asyncio.Event(), []
+
+        async def slow(me: Process) -> None:
+            await go.wait()
+            while True:
+                got.append((await me.receive())[0])
+
+        b.router.mailbox_limit = 100
+        b.register("slow", slow, straw=True)
+        total = 1000
+        sent = 0
+
+        async def flood() -> None:
+            nonlocal sent
+            for n in range(total):
+                await a.strawman.send(9, "slow", (n, bytes(50_000)))
+                sent = n + 1
+
+        flooding = asyncio.create_task(flood())
+        seen = [-1]
+        while sent < 100 or len(set(seen[-5:])) > 1:
+            seen.append(sent)
+            await asyncio.sleep(0.05)
+        assert sent < total, "send() waits"
+        assert b.strawman.counts.received < 300
+        go.set()
+        await flooding
+        while len(got) < total:
+            await asyncio.sleep(0.005)
+        assert got == list(range(total))
+
+    run(test)
