@@ -157,6 +157,7 @@ VERIFYING        glare     hold          HOLDING         ours is under way and g
 VERIFYING        forged    report        GONE            counted, and nothing touched
 VERIFYING        stale     remove        REMOVING        what is left of a straw of ours
 VERIFYING        no        report        GONE
+VERIFYING        left      forget        REMOVING        as forged, or gone, after it was held
 HOLDING          ok        -             HELD
 HOLDING          no        remove        REMOVING
 HELD             free      verify        VERIFYING

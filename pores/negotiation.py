@@ -457,6 +457,10 @@ class Negotiation:
         )
 
     def _judge_verify(self, result: StoreResult, now: float) -> str:
+        what = self._verified(result, now)
+        return "left" if what in ("no", "forged") and self.watching else what
+
+    def _verified(self, result: StoreResult, now: float) -> str:
         if result.error:
             self.why = "unreadable"
             return "no"
@@ -464,10 +468,10 @@ class Negotiation:
         if knock is None:
             self.why = "withdrawn"
             return "no"
-        told = knock == self.passive_dir.encode() and back == self.active_dir.encode()
-        if not (told and owned_by(perms, self.peer, self.machine.me)):
-            self.why = "forged" if back is not None or knock != self.passive_dir.encode() else "withdrawn"
-            return "no" if state is None else "stale"
+        named = knock == self.passive_dir.encode()
+        if not (named and back == self.active_dir.encode() and owned_by(perms, self.peer, self.machine.me)):
+            self.why = "withdrawn" if named and back is None else "forged"
+            return "forged" if state is None else "stale"
         if state is not None and peer_state != INIT_WAIT.encode():
             return "stale"
         self.peer_kind = dialect == b"otp"
@@ -476,6 +480,10 @@ class Negotiation:
     def _do_report(self, now: float) -> None:
         self._report(self.why or "withdrawn")
         self.machine.gone(self, now)
+
+    def _do_forget(self, now: float) -> None:
+        self._report(self.why or "withdrawn")
+        self._store("remove", *self._unwatch())
 
     def _do_hold(self, now: float) -> None:
         self.watching = True

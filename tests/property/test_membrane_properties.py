@@ -23,7 +23,7 @@ from pores.negotiation import Negotiation
 from pores.work import Closed, Key, Opened, PoreResult, PoreWork, StoreResult, StoreWork
 
 ROLES = [PASSIVE, ACTIVE]
-RESULTS = ["ok", "no", "busy", "narrow", "clear", "occupied", "overdue", "genuine", "glare", "forged", "stale"]
+RESULTS = ["ok", "no", "busy", "narrow", "clear", "occupied", "overdue", "genuine", "glare", "forged", "stale", "left"]
 
 
 # ── the table ──
