@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterable
-from typing import Final, Self
+from typing import Final, Self, cast
 
 from ..errors import EpmdError, RemoteProtocolError
 from ..wire.epmd_server import NameTable, ServerConnection
@@ -127,8 +127,8 @@ class _Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Not an instance of asyncio's class with other event loops (uvloop).
+        transport = self._transport = cast(asyncio.Transport, transport)
         if len(self._server._connections) >= MAX_CONNECTIONS:
             log.warning("epmd: more than %d connections", MAX_CONNECTIONS)
             transport.abort()
