@@ -30,8 +30,10 @@ from .otp.io import user
 from .otp.net_kernel import NetKernel
 from .otp.rpc import Rex, Spawner, rpc
 from .otp.supervisor import ChildSpec, Restart, Supervisor, start_process
+from .runtime.incoming import Incoming
+from .runtime.peers import address
 from .runtime.process import Process
-from .runtime.router import Router, address
+from .runtime.router import Router
 from .runtime.signals import SHUTDOWN
 from .runtime.timers import Deadlines
 from .runtime.waiter import Turn
@@ -167,7 +169,7 @@ class Node:
             self.name, self.creation, self._cookie_of, our_flags(visible=not self.hidden), self._is_allowed
         )
         router = Router(Atom(self.name), self.creation, Turn(loop), Deadlines(loop), self)
-        router.peers = self._table = PeerTable(local, router, resolve=self._resolve, options=self._net)
+        router.peers = self._table = PeerTable(local, Incoming(router), resolve=self._resolve, options=self._net)
         self._router = router
         router.node_watchers.append(self._on_node)
         router.caller = gen.CallerProcess(router, "caller")
@@ -228,13 +230,16 @@ class Node:
         await self.strawman.stop()
         router = self._router
         if router is not None:
-            tasks = [process.task for process in router.processes.values() if process.task is not None]
-            for process in list(router.processes.values()):
-                process.end(SHUTDOWN)
+            running = [process for process in router.processes.values() if process.task is not None]
+            tasks = [process.task for process in running if process.task is not None]
+            for process in running:
+                process.shutdown()
             if tasks:
                 _, late = await asyncio.wait(tasks, timeout=EXIT_TIME)
                 for task in late:
                     log.warning("%s does not end: left behind", task.get_name())
+            for process in list(router.processes.values()):
+                process.end(SHUTDOWN)
         if self._table is not None:
             await self._table.close()
         if self._keeper is not None:

@@ -13,8 +13,9 @@ from typing import Any
 
 from ..errors import CallExit, CallTimeout, NoConnection, NodeDown, NoProc, PeerBusy
 from ..etf import NO_PAYLOAD
+from ..runtime.peers import Peer, address, can_monitor
 from ..runtime.process import Process
-from ..runtime.router import Peer, Router, address, can_monitor
+from ..runtime.router import Router
 from ..runtime.signals import NOCONNECTION, NOPROC
 from ..runtime.timers import Deadline
 from ..runtime.waiter import Waiter

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import PeerBusy, ProcessExit
 from ..runtime.process import Process
 from ..runtime.reasons import charlist, crash_reason
-from ..runtime.signals import NORMAL, is_quiet
+from ..runtime.signals import NORMAL, SHUTDOWN, is_quiet
 from ..terms import Atom, Pid
 from . import sys
 from .gen import GEN_CALL, GEN_CAST, Caller, is_from, reply
@@ -91,7 +91,10 @@ class GenServer:
         log.error("%r got an unexpected message: %.500r", self.process, message)
 
     def terminate(self, reason: Any) -> Any:
-        """Called last, before the process is gone, unless it was killed. reason: the exit reason, a term."""
+        """Called last, unless the server was killed. reason: the exit reason, a term.
+
+        After an exit signal the process has ended already for the cluster: it can clean up, but send nothing.
+        """
 
     def reply(self, caller: Caller, value: Any) -> None:
         """Answer a call for which handle_call returned NoReply(). Only from the loop's thread or from a method."""
@@ -212,9 +215,10 @@ async def run(process: Process, make: Callable[[], GenServer], inline: bool, arg
     try:
         await loop.serve(args)
     except asyncio.CancelledError:
-        # An exit signal: the process has ended for the cluster; terminate() still may clean up.
-        if process.exit_reason is not sys.KILLED:
-            await loop.runner(server.terminate)(process.exit_reason)
+        # The node closes; or an exit signal came: then the process has ended for the cluster and can send no more.
+        reason = SHUTDOWN if process.alive else process.exit_reason
+        if reason is not sys.KILLED:
+            await loop.runner(server.terminate)(reason)
         raise
     except BaseException as error:
         reason = crash_reason(error)

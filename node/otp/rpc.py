@@ -14,9 +14,10 @@ from typing import Any
 from ..errors import CallTimeout, EncodeError, NoConnection, NodeDown, ProcessExit, RemoteError, RemoteExit, RemoteThrow
 from ..etf import encode
 from ..logs import SparingLog
+from ..runtime.peers import Peer
 from ..runtime.process import Process
 from ..runtime.reasons import exception_reason
-from ..runtime.router import Peer, Router
+from ..runtime.router import Router
 from ..runtime.signals import NOCONNECTION
 from ..runtime.waiter import Waiter
 from ..terms import Atom, Pid, Reference

@@ -49,7 +49,7 @@ class Mailbox:
     def put(self, message: Any) -> None:
         """Add a message; a receiver that waits for it runs at once where that is allowed."""
         waiter = self._waiter
-        if waiter is not None and not waiter.done and (self._match is None or self._match(message)):
+        if waiter is not None and not waiter.done and (self._match is None or self._matches(waiter, message)):
             self._waiter = None
             self._given_at = len(self.queue)
             waiter.wake(message)
@@ -59,6 +59,14 @@ class Mailbox:
             if len(queue) > self._gate.mailbox_limit:
                 self.full = True
                 self._gate.shut(self)
+
+    def _matches(self, waiter: Waiter, message: Any) -> bool:
+        assert self._match is not None
+        try:
+            return bool(self._match(message))
+        except Exception as error:  # the receiver's fault, not the sender's: it gets it, and the message stays
+            waiter.fail(error)
+            return False
 
     def check_room(self) -> None:
         """After messages were taken: let the peers send again when there is room."""

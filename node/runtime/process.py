@@ -19,7 +19,8 @@ from .signals import DOWN, EXIT, KILL, NORMAL, PROCESS, SHUTDOWN, Links, is_quie
 
 if TYPE_CHECKING:
     from ..node import Node  # for annotations only: nothing of the node is used here
-    from .router import Peer, Router
+    from .peers import Peer
+    from .router import Router
 
 __all__ = ["Handler", "Process", "Target"]
 
@@ -125,8 +126,10 @@ class Process:
         """Send to a Pid, a registered name, a (name, node) pair or an alias. Never blocks.
 
         Raises EncodeError when the message has no term, PeerBusy past the hard limit of unsent bytes. After more
-        than 1 MiB unsent to one peer the next receive() waits until the peer has taken it.
+        than 1 MiB unsent to one peer the next receive() waits until the peer has taken it. ProcessExit when this
+        process has ended.
         """
+        self._check_alive()
         peer = self.router.send(self.pid, to, message)
         if peer is not None and peer.busy:
             self._held = peer
@@ -139,11 +142,18 @@ class Process:
         """gen_server:cast; see Node.cast."""
         self.node.cast(to, request, sender=self)
 
+    def _check_alive(self) -> None:
+        """Nothing comes from a process after its end, also while its handler still cleans up."""
+        if not self.alive:
+            raise ProcessExit(self.exit_reason)
+
     # Links, monitors, exits.
 
     def link(self, pid: Pid) -> None:
         """Link to a process. If there is none, an exit signal with reason noproc arrives."""
+        self._check_alive()
         self.router.link(self, pid)
+        self._check_alive()
 
     def unlink(self, pid: Pid) -> None:
         """Remove a link; no exit signal over it arrives afterwards."""
@@ -151,6 +161,7 @@ class Process:
 
     def monitor(self, target: Any) -> Reference:
         """Monitor a pid, a name or a (name, node) pair: its end arrives as ``(DOWN, ref, process, target, reason)``."""
+        self._check_alive()
         return self.router.monitor(self, target)
 
     def demonitor(self, ref: Reference, flush: bool = True) -> None:
@@ -178,6 +189,7 @@ class Process:
 
     def send_exit(self, pid: Pid, reason: Any) -> None:
         """exit/2: send an exit signal to a process."""
+        self._check_alive()
         self.router.exit2(self.pid, pid, Atom(reason) if isinstance(reason, str) else reason)
 
     def register(self, name: str | Atom) -> None:
@@ -186,6 +198,7 @@ class Process:
 
     def spawn(self, handler: Handler, *args: Any, link: bool = False, name: str | Atom | None = None) -> Process:
         """Start another process on this node; its handler gets the new Process and args."""
+        self._check_alive()
         child = self.router.spawn(handler, *args, name=name)
         if link:
             self.link(child.pid)
@@ -207,8 +220,8 @@ class Process:
             reason = error.reason
         except Exception as error:
             reason = crash_reason(error)
-            if self.alive:
-                log.error("%r ended by an exception", self, exc_info=error)
+            what = "ended by an exception" if self.alive else "failed to clean up"
+            log.error("%r %s", self, what, exc_info=error)
         except BaseException as error:
             reason = crash_reason(error)
             raise
@@ -246,6 +259,11 @@ class Process:
             task.cancel()
         for callback in self.on_exit:
             callback(self, reason)
+
+    def shutdown(self) -> None:
+        """End a running handler in good order: it is cancelled and may send while it cleans up; end() is at once."""
+        if self.task is not None:
+            self.task.cancel()
 
     def kill(self) -> None:
         """End it as exit(Pid, kill) does."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DecodeError, EncodeError, NoConnection, PeerBusy
 from ..otp.gen import GEN_CALL, is_from, reply
+from ..runtime.peers import Peer
 from ..runtime.process import Process
-from ..runtime.router import Peer
 from ..terms import Atom, LingPid, Pid
 from .errors import StrawError
 from .exports import SERVICES, is_forged

@@ -61,6 +61,19 @@ def test_a_match_leaves_the_others_in_order() -> None:
     run(test)
 
 
+def test_a_match_that_raises_raises_in_the_receiver_and_loses_nothing() -> None:
+    async def test(box: Mailbox, turn: Turn) -> None:
+        task = asyncio.create_task(_receive(box, lambda m: m[0] == 1))
+        await asyncio.sleep(0)
+        box.put(5)
+        box.put((1, 2))
+        with pytest.raises(TypeError):
+            await task
+        assert list(box.queue) == [5, (1, 2)]
+
+    run(test)
+
+
 def test_a_waiting_receiver_is_tested_once_per_message() -> None:
     async def test(box: Mailbox, turn: Turn) -> None:
         seen: list[int] = []

@@ -493,6 +493,41 @@ def test_nobody_can_end_the_process_that_calls_for_others() -> None:
     run(test)
 
 
+def test_nothing_comes_from_a_process_after_its_end() -> None:
+    async def test(node: Node) -> None:
+        async with node.process("me") as me:
+            other = Process(node.router, "other")
+            other.kill()
+            for act in (
+                lambda: other.send(me.pid, 1),
+                lambda: other.link(me.pid),
+                lambda: other.monitor(me.pid),
+                lambda: other.send_exit(me.pid, "x"),
+                lambda: other.spawn(echo),
+            ):
+                with pytest.raises(ProcessExit):
+                    act()
+            assert not me.mailbox.queue and me.alive
+
+    run(test)
+
+
+def test_a_server_may_send_while_the_node_closes() -> None:
+    got: list[Any] = []
+
+    class Last(GenServer):
+        async def terminate(self, reason: Any) -> None:
+            self.send("sink", reason)
+
+    async def test(node: Node) -> None:
+        node.register("sink", got.append, inline=True)
+        node.register("last", Last)
+        await asyncio.sleep(0.01)
+
+    run(test)
+    assert got == [Atom("shutdown")]
+
+
 def test_a_waiting_coroutine_sees_the_end_of_its_process() -> None:
     async def test(node: Node) -> None:
         async with node.process() as me:
