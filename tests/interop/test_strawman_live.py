@@ -181,6 +181,40 @@ def test_an_envelope_reaches_a_beam_and_the_answer_comes_back(
     run(cli, rundir, cookie, test)
 
 
+def test_from_one_otp_to_the_other(cli: CommandLine, rundir: str, cookie: str, start_beam: Callable[..., Beam]) -> None:
+    """Two BEAMs, not connected to each other: what goes by straw is the same term on the other side, and back."""
+
+    async def test(start: Start) -> None:
+        a, b = start(5), start(6)
+        one, two = start_beam("otp25"), start_beam("otp28")
+        assert await a.rpc("export", Atom("reply"), (Atom("straw_reply"), Atom(one.name)), Atom("all"), False) is OK
+        assert await b.rpc("export", Atom("ask"), (Atom("straw_ask"), Atom(two.name)), [5], True) is OK
+        two.eval(
+            """
+            spawn(fun() ->
+                register(straw_ask, self()),
+                (fun Loop() -> receive
+                    {straw, DomId, {ask, Name, Term}} ->
+                        {strawman, B} ! {envelope, {DomId, Name}, {answer, Term, node()}},
+                        Loop()
+                end end)()
+            end), ok
+            """,
+            B=b.name,
+        )
+        answer = """
+            register(straw_reply, self()),
+            Term = {[1, -1, 1 bsl 100, 2.5, <<"bin">>, <<5:3>>, 'h\\x{e9}\\x{20ac}', []], #{k => {self(), make_ref()}},
+                    fun lists:map/2, [a | b], "text", binary:copy(<<7>>, 1000000)},
+            {strawman, A} ! {envelope, {6, ask}, {ask, reply, Term}},
+            receive {answer, Same, Node} -> {Same =:= Term, Node, lists:member(Node, nodes(connected))}
+            after 20000 -> timeout end
+            """
+        assert await asyncio.to_thread(one.eval, answer, A=a.name) == f"{{true,'{two.name}',false}}"
+
+    run(cli, rundir, cookie, test)
+
+
 def test_a_beam_opens_and_watches_straws(cli: CommandLine, rundir: str, cookie: str, beam: Beam) -> None:
     async def test(start: Start) -> None:
         a, b = start(5), start(6)
