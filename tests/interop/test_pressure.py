@@ -33,13 +33,16 @@ async def turns(count: int = 20) -> None:
 
 
 async def fill(node, to) -> int:
-    """Send until the peer counts as busy; how many were sent."""
+    """Send until the peer counts as busy and stays so (the kernel's buffers grow for a while); how many were sent."""
     sent = 0
-    while not node.peer(to[1]).busy:
-        node.send(to, BLOCK)
-        sent += 1
-        await asyncio.sleep(0)
-    return sent
+    while True:
+        while not node.peer(to[1]).busy:
+            node.send(to, BLOCK)
+            sent += 1
+            await asyncio.sleep(0)
+        await turns()
+        if node.peer(to[1]).busy:
+            return sent
 
 
 async def received(node, beam: Beam) -> int:
