@@ -10,16 +10,19 @@ from ..net.epmd_server import EpmdServer
 from ..syntax import format
 from .failure import CANNOT_CONNECT, OK, Failure, as_failure
 from .signals import stop_signals
+from .watch import listed, watch
 
 __all__ = ["epmd", "names"]
 
 
 def names(arguments: argparse.Namespace) -> int:
     """Prints {Name, Port} for each node that the host's epmd knows."""
+    if arguments.watch:
+        return watch(arguments.host)
     with as_failure():
         found = asyncio.run(EpmdClient().names(arguments.host))
-    for name, port in sorted(found):
-        print(format(([ord(c) for c in name], port)))
+    for term in listed(found):
+        print(format(term))
     return OK
 
 

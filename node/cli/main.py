@@ -204,9 +204,14 @@ def _epmd(commands: Any) -> None:
         "names",
         ".epmd:names",
         "list the nodes that a host's epmd knows, as {Name, Port}",
-        "  strawbridge names\n  strawbridge names 192.0.2.7",
+        "  strawbridge names\n  strawbridge names 192.0.2.7\n  strawbridge names --watch",
     )
     names.add_argument("host", metavar="HOST", nargs="?", default=None, help="default: this machine")
+    names.add_argument(
+        "--watch",
+        action="store_true",
+        help="again each second, until q is pressed (without a terminal: SIGINT)",
+    )
     epmd = _command(
         commands,
         "epmd",
