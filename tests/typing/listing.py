@@ -9,7 +9,7 @@ import asyncio
 import math
 from typing import Any, assert_type
 
-from node import Atom, GenServer, Node, NoReply, Pid, Process, Reply, Stop
+from node import Atom, GenServer, Node, NoReply, Pid, Process, Reply, Stop, StrawError
 
 
 async def echo(me: Process) -> None:
@@ -51,6 +51,19 @@ def app(node: Node) -> None:
 async def selective(me: Process) -> None:
     message = await me.receive(match=lambda term: isinstance(term, Pid), timeout=1.5)
     me.send(("server", "a@127.0.0.1"), message)
+
+
+async def straws(node: Node) -> None:
+    node.register("buddy", echo, straw=True)
+    node.strawman.export("front", to=("shop", "a@127.0.0.1"), domains=[5, 6], sender=True)
+    try:
+        assert_type(await node.strawman.open(5, format="json"), Pid)
+    except StrawError as error:
+        assert_type(error.reason, str)
+    await node.strawman.send(5, "buddy", (Atom("hello"), 1))
+    assert_type(node.strawman.domid, int)
+    assert_type(node.strawman.split(5), Pid | None)
+    assert_type(await node.strawman.close(5), bool)
 
 
 async def main() -> None:
