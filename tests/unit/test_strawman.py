@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -632,3 +634,9 @@ def test_sys_get_state() -> None:
 
 def test_repr_and_type() -> None:
     assert isinstance(Node("x@127.0.0.1", "secret", listen=None).strawman, Strawman)
+
+
+def test_a_node_needs_nothing_of_pores_until_asked() -> None:
+    code = "import node, sys; print([name for name in sys.modules if name.split('.')[0] == 'pores'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
