@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -431,5 +432,19 @@ def test_a_beam_that_stops_reading_holds_the_straw(cli: CommandLine, rundir: str
             count = "straw_count ! {tell, self()}, receive {count, C} -> C end"
             while await asyncio.to_thread(own_beam.eval, count) != str(n + 1):
                 await asyncio.sleep(0.05)
+
+    run(cli, rundir, cookie, test)
+
+
+def test_the_session_in_the_guide(cli: CommandLine, rundir: str, cookie: str, beam: Beam) -> None:
+    async def test(start: Start) -> None:
+        a, b = start(5), start(6)
+        assert await a.rpc("export", Atom("buddy"), INBOX, Atom("all"), False) is OK
+        guide = (Path(ROOT) / "docs" / "strawman.md").read_text()
+        session = re.search(r"```erlang\n(.*?)```", guide, re.DOTALL)
+        assert session is not None
+        lines = [line.partition("%")[0] for line in session[1].splitlines()]
+        beam.eval("\n".join(lines).rstrip().removesuffix(".").replace("b@127.0.0.1", b.name))
+        assert {await a.next(), await a.next()} == {(Atom("hello"), 1), Atom("hello")}
 
     run(cli, rundir, cookie, test)
