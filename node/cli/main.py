@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import contextlib
 import io
 import os
 import sys
+import threading
 from importlib import import_module, metadata
 from typing import Any
 
@@ -18,6 +20,9 @@ from .failure import Failure
 from .options import add_cookie, add_timeout, seconds
 
 __all__ = ["main"]
+
+#: Seconds that a thread which has nothing left to do gets to end.
+LEAVE_TIME = 0.5
 
 _EXIT_CODES = """\
 exit codes: 0 ok, 1 the answer is no (pang) or the app failed, 2 usage, 3 no connection, 4 an error from the other side
@@ -28,6 +33,26 @@ Terms are written as in Erlang, and quoted from the shell: '{add, 2, 3}', '<<"te
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command line (sys.argv when None) and gives its exit code."""
+    code = _main(argv)
+    if argv is None:
+        _leave_threads(code)
+    return code
+
+
+def _leave_threads(code: int) -> None:
+    """End now when a handler's thread still is in blocking code: Python would wait for it, for ever perhaps."""
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon]
+    for thread in others:
+        thread.join(LEAVE_TIME)  # those of a closed node that do nothing end by themselves
+    if any(thread.is_alive() for thread in others):
+        print("strawbridge: a handler is still in blocking code: not waited for", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _main(argv: list[str] | None) -> int:
     _write_any_character()
     try:
         arguments = _parser().parse_args(argv)

@@ -326,3 +326,19 @@ def test_demo_leaves_no_beam_behind(cli: CommandLine, tmp_path: Path) -> None:
         assert demo.wait(PATIENCE) == 1
     with pytest.raises(ProcessLookupError):
         os.kill(beam, 0)
+
+
+def test_a_signal_ends_a_handler_that_blocks_for_ever(cli: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "blocked.py").write_text(
+        "import time\n"
+        "def blocks(message):\n"
+        "    print('blocked', flush=True)\n"
+        "    time.sleep(100_000)\n"
+        "def app(node):\n"
+        "    node.register('blocks', blocks)\n"
+        "    node.send('blocks', 1)\n"
+    )
+    with cli.started("run", "blocked.py:app", "--name", unique("blocked"), ready="blocked") as process:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
