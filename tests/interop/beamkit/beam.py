@@ -81,12 +81,14 @@ class Beam:
         elixir: str | None = None,
         env: dict[str, str] | None = None,
         short: bool = False,
+        interface: str = "{127,0,0,1}",
     ) -> None:
         self.runtime = runtime
         self.cookie = cookie
         self.epmd_port = epmd_port
         self.folder = folder
         self.short = short
+        self.interface = interface
         self.name = name or ""
         self._paths = paths
         self._args = list(args)
@@ -117,8 +119,7 @@ class Beam:
                     HOME=str(self.folder),
                     ERL_EPMD_PORT=str(self.epmd_port),
                     ERL_CRASH_DUMP_SECONDS="0",
-                    ERL_EPMD_ADDRESS="127.0.0.1",
-                    **self._env,
+                    **{"ERL_EPMD_ADDRESS": "127.0.0.1"} | self._env,
                 ),
             )
             self._socket = self._accept(listener)
@@ -142,7 +143,7 @@ class Beam:
         raise RuntimeError(f"the BEAM did not start:\n{self.output()}")
 
     def _command(self, port: int) -> list[str]:
-        common = ["-start_epmd", "false", "-kernel", "inet_dist_use_interface", "{127,0,0,1}"]
+        common = ["-start_epmd", "false", "-kernel", "inet_dist_use_interface", self.interface]
         common += ["+sbwt", "none", "+sbwtdcpu", "none", "+sbwtdio", "none"]
         named = ["-sname" if self.short else "-name", self.name, "-setcookie", self.cookie] if self.name else []
         paths = [arg for path in self._paths for arg in ("-pa", str(path))]
