@@ -358,7 +358,10 @@ class Membrane:
 
                 async def all_of_it(transaction: Transaction) -> None:
                     for one in steps:
-                        await self._write(transaction, one)
+                        if one[0] != "unless":
+                            await self._write(transaction, one)
+                        elif await self._is(transaction, one[1], one[2]):
+                            return
 
                 await self.store.transaction(all_of_it)
             case ("watch", path):
@@ -370,6 +373,14 @@ class Membrane:
             case _:
                 await self._write(self.store, step)
         return None
+
+    async def _is(self, on: Transaction, path: str, value: str) -> bool:
+        try:
+            return await on.read(path) == value.encode()
+        except XenstoreError as error:
+            if error.name in ("ENOENT", "EACCES"):
+                return False
+            raise
 
     async def _write(self, on: XenStore | Transaction, step: Step) -> None:
         verb, path, *arguments = step

@@ -244,7 +244,7 @@ class Negotiation:
             self._closed()
         if verb == "grant" and not result.error:
             self.offer = result.offer
-        if result.busy:
+        if result.busy or (verb == "withdraw" and result.error):
             if self._since is None:
                 self._since = now
             elif now - self._since >= self.machine.limits.report_time:
@@ -258,6 +258,8 @@ class Negotiation:
             return
         if result.error and not self.why:
             self.why = result.error
+        if verb == "detach" and result.error:
+            self._report("not_unmapped", result.error)
         self.feed("no" if result.error else "ok", now)
 
     # ── actions of both ──
@@ -547,12 +549,12 @@ class Negotiation:
 
     def _do_remove(self, now: float) -> None:
         self._answer(self.why or "refused")
-        if self.again:
-            # It may be a new directory, of a new knock: it is looked at when this one is gone.
-            self._store("remove", *self._unwatch())
-            return
-        say: tuple[Step, ...] = (("write", f"{self.our_dir}/state", CLOSED),) if self.peer_kind else ()
-        self._store("remove", *self._unwatch(), *say, ("delete", self.our_dir))
+        say: list[Step] = [("write", f"{self.our_dir}/state", CLOSED)] if self.peer_kind else []
+        say.append(("delete", self.our_dir))
+        if self._peer_left or self._confirmed_at:
+            # The peer may be knocking anew already, in the old directory: a LING does not remove it first.
+            say = [("atomic", (("unless", f"{self.peer_dir}/state", INIT_WAIT), *say))]
+        self._store("remove", *self._unwatch(), *say)
 
 
 # Every action of the table is here.

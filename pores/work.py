@@ -46,7 +46,8 @@ Step = tuple[Any, ...]
 class StoreWork:
     """Steps to be done in order. What is not there reads as None; any other refusal ends it.
 
-    atomic steps are one transaction, done again when it gives EAGAIN. A watch tells `Machine.changed(key)`, that of the
+    atomic steps are one transaction, done again when it gives EAGAIN; in it, ("unless", path, value) ends the steps
+    when the value is that. A watch tells `Machine.changed(key)`, that of the
     top directory `Machine.knocked(path)`.
     """
 

@@ -224,6 +224,8 @@ class Domain:
                 del self.tokens[token]
                 session.unwatch(rest[0], token)
         elif verb == "atomic":
+            for one in rest[0]:
+                self._check(key, one)
             self._atomic(rest[0])
         else:
             self._check(key, step)
@@ -234,7 +236,14 @@ class Domain:
         tid = self.session.start_transaction()
         try:
             for one in steps:
-                self._write(one, tid)
+                if one[0] == "unless":
+                    try:
+                        if self.session.read(one[1], tid).decode() == one[2]:
+                            break
+                    except XenstoreError:
+                        pass
+                else:
+                    self._write(one, tid)
         except BaseException:
             self.session.end_transaction(tid, False)
             raise
