@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator
 
+from .acceptor import Acceptor
 from .keys import LIMIT_DOMID, Terms, domid_of
 from .kinds import STRAW_KIND, Kind
 from .membrane_table import ACTIVE, CONNECTED, GONE, PASSIVE
 from .negotiation import Negotiation
+from .opener import Opener
 from .work import (
     Event,
     Key,
@@ -325,7 +327,8 @@ class Machine:
             held.feed("free", self._now)
 
     def _add(self, key: Key, *, asked: bool = False) -> Negotiation:
-        pore = self.pores[key] = Negotiation(self, key, asked=asked)
+        make = Opener if key.role == PASSIVE else Acceptor
+        pore = self.pores[key] = make(self, key, asked=asked)
         return pore
 
     def _full(self, peer: int) -> bool:

@@ -212,6 +212,7 @@ CLOSING          gone      withdraw      WITHDRAWING
 CLOSING          timer     withdraw      WITHDRAWING     it is refused while the peer has it mapped
 WITHDRAWING      ok        remove        REMOVING
 WITHDRAWING      busy      retry_later   STUCK           never reused, and the directory stays
+WITHDRAWING      no        retry_later   STUCK
 STUCK            timer     withdraw      WITHDRAWING
 REMOVING         ok        bye           GONE
 REMOVING         no        bye           GONE

@@ -1,4 +1,4 @@
-"""One pore from its knock to its end: the actions behind the rows of membrane_table.py, for either role.
+"""One pore from its knock to its end: what both roles have in common. The roles are opener.py and acceptor.py.
 
 No clock, no store, no memory of its own: `now` is passed in, work goes out through the machine (membrane.py), which
 also decides what concerns more than one pore (glare, limits, start and stop).
@@ -6,14 +6,12 @@ also decides what concerns more than one pore (glare, limits, start and stop).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from . import membrane_table as table
-from .keys import EXTENSIONS, Terms, agree, number, owned_by, terms_keys, terms_of
-from .membrane_table import ACTIVE, BUSY, EXTERNAL, GONE, PASSIVE, START, TABLE
+from .keys import EXTENSIONS, Terms
+from .membrane_table import BUSY, EXTERNAL, GONE, PASSIVE, START, TABLE
 from .work import Closed, Key, Offer, Opened, PoreResult, PoreWork, Refused, Step, StoreResult, StoreWork
-from .xenstore.paths import domain_path
 
 if TYPE_CHECKING:
     from .membrane import Machine
@@ -21,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Negotiation"]
 
 INITIALISING, INIT_WAIT, INITIALISED, CONNECTED, CLOSING, CLOSED = "123456"
-
-_WISHES: Final = ("format", *EXTENSIONS)
+PEER_STATES: Final = frozenset([b"1", b"2", b"3", b"4", b"5", b"6"])
+WISHES: Final = ("format", *EXTENSIONS)
 _WHY: Final = {
     "late": "timeout",
     "close": "closed",
@@ -192,12 +190,10 @@ class Negotiation:
             return
         self._dirty = False
         self._looking = True
-        if self.role == PASSIVE:
-            knock = f"{self.peer_dir}/{self.machine.kind.layout.knock}"
-            state = f"{self.peer_dir}/state"
-            self._store("look", ("read", knock), ("read", state), ("get_perms", state))
-        else:
-            self._store("look", ("read", f"{self.peer_dir}/state"))
+        self._store("look", *self._look_steps())
+
+    def _look_steps(self) -> tuple[Step, ...]:
+        raise NotImplementedError
 
     def _looked(self, result: StoreResult, now: float) -> None:
         self._looking = False
@@ -211,20 +207,12 @@ class Negotiation:
         """The input that the peer's directory makes; "" for nothing new."""
         if result.error:
             return "gone" if result.error in ("EACCES", "ENOENT") else ""
-        if self.role == ACTIVE:
-            (state,) = result.values
-            if state is None:
-                return "gone"
-        else:
-            knock, state, perms = result.values
-            if knock != self.passive_dir.encode():
-                return "gone"
-            if state is None:
-                return ""
-            if not owned_by(perms, self.peer, self.machine.me):
-                self._report("not_its_own")
-                return ""
-        return f"p{state.decode()}" if state in (b"1", b"2", b"3", b"4", b"5", b"6") else ""
+        state = self._state_of(result)
+        return f"p{state.decode()}" if state in PEER_STATES else "gone" if state is None else ""
+
+    def _state_of(self, result: StoreResult) -> bytes | None:
+        """The peer's state by a look; None: it is gone, b"": nothing that counts."""
+        raise NotImplementedError
 
     # ── results ──
 
@@ -304,260 +292,3 @@ class Negotiation:
             self.machine.gone(self, now)
         else:  # it may still be opened again, or end otherwise
             self.why = ""
-
-    # ── the opener's actions ──
-
-    def _do_look(self, now: float) -> None:
-        if self._since is None:
-            self._since = now
-        top = f"{domain_path(self.peer)}/{self.machine.kind.layout.active_top}"
-        self._store("old", ("read", top), ("read", self.active_dir))
-
-    def _judge_old(self, result: StoreResult, now: float) -> str:
-        if not result.values or result.values[0] is None:
-            # No such domain, or no strawman in it; the store hides which.
-            if result.error in ("", "EACCES", "ENOENT"):
-                self.why = self.why or "not_found"
-            return "no"
-        if result.error not in ("", "EACCES"):
-            return "no"
-        if not result.error and result.values[1] is None:
-            return "clear"
-        assert self._since is not None
-        return "overdue" if now - self._since >= self.machine.limits.old_time else "occupied"
-
-    def _do_pause(self, now: float) -> None:
-        self.until = now + self.machine.limits.poll_time
-
-    def _do_clear_old(self, now: float) -> None:
-        self._store("clear_old", ("delete", self.active_dir))
-
-    def _judge_clear_old(self, result: StoreResult, now: float) -> str:
-        if result.error:
-            self.why = self.why or "occupied"
-            return "no"
-        return "ok"
-
-    def _do_prepare(self, now: float) -> None:
-        """In one transaction: before it no stranger has written there, after it none can."""
-        perms = (f"r{self.machine.me}", f"b{self.peer}")
-        say: list[Step] = [("delete", self.active_dir)]
-        if self.machine.kind.layout.many:
-            # The level above is ours too.
-            upper = self.active_dir.rsplit("/", 1)[0]
-            say += [("mkdir", upper), ("set_perms", upper, *perms)]
-        say += [("mkdir", self.active_dir), ("set_perms", self.active_dir, *perms)]
-        self._store("prepare", ("atomic", tuple(say)))
-
-    _judge_prepare = _judge_clear_old
-
-    def _do_knock(self, now: float) -> None:
-        layout, ours = self.machine.kind.layout, self.passive_dir
-        wishes = terms_keys(self.wishes)
-        say: list[Step] = [("mkdir", ours), ("write", f"{ours}/{layout.back}", self.active_dir)]
-        say += [("write", f"{ours}/{name}", value) for name, value in wishes.items()]
-        say += [
-            ("write", f"{ours}/state", INIT_WAIT),
-            ("write", f"{self.active_dir}/{layout.knock}", ours),  # last: this wakes the peer
-        ]
-        self.watching = True
-        self._store("knock", ("watch", self.peer_dir), ("atomic", tuple(say)))
-
-    def _do_unknock(self, now: float) -> None:
-        """Nobody was woken: nothing of it has to stay."""
-        self._answer(self.why or "refused")
-        self._store("delete", *self._unwatch(), ("delete", self.our_dir), ("delete", self.active_dir))
-
-    def _do_fail_delete(self, now: float) -> None:
-        self._answer(self.why or "refused")
-        self._do_delete(now)
-
-    def _do_delete(self, now: float) -> None:
-        self._store("delete", *self._unwatch(), ("delete", self.our_dir))
-
-    def _do_read_offer(self, now: float) -> None:
-        names = (*_WISHES, *self.machine.kind.offer_keys)
-        paths = [f"{self.peer_dir}/{name}" for name in names]
-        self._store("read_offer", *(("read", path) for path in paths), *(("get_perms", path) for path in paths))
-
-    def _judge_read_offer(self, result: StoreResult, now: float) -> str:
-        offer = None if result.error else self._offered(result)
-        if offer is None:
-            self.why = self.why or "bad_offer"
-            self._report("bad_offer")
-            return "no"
-        self.offer = offer
-        return "ok"
-
-    def _offered(self, result: StoreResult) -> Offer | None:
-        names = (*_WISHES, *self.machine.kind.offer_keys)
-        values: Mapping[str, bytes | None] = dict(zip(names, result.values, strict=False))
-        all_perms = result.values[len(names) :]
-        for name, perms in zip(names, all_perms, strict=True):
-            if values[name] is not None and not owned_by(perms, self.peer, self.machine.me):
-                return None
-        told = terms_of(values)
-        self.terms = agree(self.wishes, told)
-        self.peer_kind = told.own_kind
-        wide = number(values["ring-bytes"]) if self.terms.own_kind else None
-        if wide is not None and (wide != told.ring_bytes or wide > self.wishes.ring_bytes):
-            return None  # larger than we asked for, or no such size
-        return self.machine.kind.parse(values, self.terms)
-
-    def _do_attach(self, now: float) -> None:
-        self._pore("attach")
-
-    def _do_connect(self, now: float) -> None:
-        self._store("connect", ("write", f"{self.our_dir}/state", CONNECTED))
-
-    def _do_fail_limit(self, now: float) -> None:
-        self._answer(self.why or "closed")
-        self.until = now + self.machine.limits.finish_time
-
-    def _do_finish(self, now: float) -> None:
-        """Lets a peer that waits for our 4 go on; our own kind understands a 6 as well."""
-        state = CLOSED if self.peer_kind else CONNECTED
-        watch: tuple[Step, ...] = () if self.watching else (("watch", self.peer_dir),)
-        self.watching = True
-        self._store("finish", *watch, ("write", f"{self.our_dir}/state", state))
-
-    def _do_fail_finish(self, now: float) -> None:
-        self._answer(self.why or "refused")
-        self._do_finish(now)
-
-    def _do_limit(self, now: float) -> None:
-        self.until = now + self.machine.limits.finish_time
-        self._dirty = True
-
-    def _do_detach(self, now: float) -> None:
-        self._answer(self.why or "refused")
-        self._pore("detach")
-
-    def _do_say_closed(self, now: float) -> None:
-        self._store("say_closed", ("write", f"{self.our_dir}/state", CLOSED))
-
-    def _do_linger(self, now: float) -> None:
-        """A LING that has deleted its directory may be waiting to read our 6: it gets the whole time."""
-        self._answer(self.why or "refused")
-        own = self.peer_kind
-        self.until = now + (0.0 if self._peer_dead or (self._peer_left and own) else self.machine.limits.linger_time)
-        self._looked_enough = self._peer_left
-        self._dirty = not self._peer_left
-
-    # ── the acceptor's actions ──
-
-    def _do_verify(self, now: float) -> None:
-        knock, back = self.machine.kind.layout.knock, self.machine.kind.layout.back
-        self._store(
-            "verify",
-            ("read", f"{self.our_dir}/{knock}"),
-            ("get_perms", self.our_dir),
-            ("read", f"{self.our_dir}/state"),
-            ("read", f"{self.peer_dir}/{back}"),
-            ("read", f"{self.peer_dir}/state"),
-            ("read", f"{self.peer_dir}/dialect"),
-        )
-
-    def _judge_verify(self, result: StoreResult, now: float) -> str:
-        what = self._verified(result, now)
-        return "left" if what in ("no", "forged") and self.watching else what
-
-    def _verified(self, result: StoreResult, now: float) -> str:
-        if result.error:
-            self.why = "unreadable"
-            return "no"
-        knock, perms, state, back, peer_state, dialect = result.values
-        if knock is None:
-            self.why = "withdrawn"
-            return "no"
-        named = knock == self.passive_dir.encode()
-        if not (named and back == self.active_dir.encode() and owned_by(perms, self.peer, self.machine.me)):
-            self.why = "withdrawn" if named and back is None else "forged"
-            return "forged" if state is None else "stale"
-        if state is not None and peer_state != INIT_WAIT.encode():
-            return "stale"
-        self.peer_kind = dialect == b"otp"
-        return self.machine.glare(self, now)
-
-    def _do_report(self, now: float) -> None:
-        self._report(self.why or "withdrawn")
-        self.machine.gone(self, now)
-
-    def _do_forget(self, now: float) -> None:
-        self._report(self.why or "withdrawn")
-        self._store("remove", *self._unwatch())
-
-    def _do_hold(self, now: float) -> None:
-        self.watching = True
-        self._store("hold", ("watch", self.peer_dir))
-
-    def _do_greet(self, now: float) -> None:
-        watch: tuple[Step, ...] = () if self.watching else (("watch", self.peer_dir),)
-        self.watching = True
-        self._dirty = True
-        self._store("greet", ("write", f"{self.our_dir}/state", INITIALISING), *watch)
-
-    def _do_wait_opener(self, now: float) -> None:
-        self.until = now + self.machine.limits.opener_time
-
-    def _do_read_wishes(self, now: float) -> None:
-        self._store("read_wishes", *(("read", f"{self.peer_dir}/{name}") for name in _WISHES))
-
-    def _judge_read_wishes(self, result: StoreResult, now: float) -> str:
-        if result.error:
-            return "no"
-        told = terms_of(dict(zip(_WISHES, result.values, strict=True)))
-        self.peer_kind = told.own_kind
-        self.terms = agree(self.wishes, told)
-        return "ok"
-
-    def _do_grant(self, now: float) -> None:
-        self._pore("grant")
-
-    def _do_offer(self, now: float) -> None:
-        ours = self.our_dir
-        keys = self.machine.kind.publish(self.offer, self.terms)
-        assert keys is not None  # the driver has seen to it
-        told = Terms(self.wishes.format, self.terms.dialect, self.terms.ring_bytes, self.terms.suppress)
-        say: list[Step] = [("write", f"{ours}/{name}", value) for name, value in {**keys, **terms_keys(told)}.items()]
-        say.append(("write", f"{ours}/state", INITIALISED))
-        self._store("offer", ("atomic", tuple(say)))
-
-    def _do_keep(self, now: float) -> None:
-        """A LING that has not read our 4 yet would wait for it for ever."""
-        self._answer(self.why or "refused")
-        self.until = now if self.peer_kind else max(now, self._confirmed_at + self.machine.limits.linger_time)
-
-    def _do_confirm(self, now: float) -> None:
-        self._confirmed_at = now
-        self._store("confirm", ("write", f"{self.our_dir}/state", CONNECTED))
-
-    def _do_say_closing(self, now: float) -> None:
-        self._answer(self.why or "refused")
-        self._store("say_closing", ("write", f"{self.our_dir}/state", CLOSING))
-
-    def _do_closing_limit(self, now: float) -> None:
-        self.until = now + self.machine.limits.close_time
-        self._dirty = True
-
-    def _do_withdraw(self, now: float) -> None:
-        self._answer(self.why or "refused")
-        self._pore("withdraw")
-
-    def _do_retry_later(self, now: float) -> None:
-        self.until = now + self.machine.limits.retry_time
-
-    def _do_remove(self, now: float) -> None:
-        self._answer(self.why or "refused")
-        say: list[Step] = [("write", f"{self.our_dir}/state", CLOSED)] if self.peer_kind else []
-        say.append(("delete", self.our_dir))
-        if self._peer_left or self._confirmed_at:
-            # The peer may be knocking anew already, in the old directory: a LING does not remove it first.
-            say = [("atomic", (("unless", f"{self.peer_dir}/state", INIT_WAIT), *say))]
-        self._store("remove", *self._unwatch(), *say)
-
-
-# Every action of the table is here.
-assert {row.action for rows in table.TABLE.values() for row in rows.values()} - {"-"} <= {
-    name.removeprefix("_do_") for name in vars(Negotiation) if name.startswith("_do_")
-}

@@ -19,7 +19,6 @@ from pores.keys import LIMIT_DOMID, STRAW, Terms, agree, domid_of, number, pack_
 from pores.kinds import STRAW_KIND
 from pores.membrane import Machine
 from pores.membrane_table import ACTIVE, BUSY, EXTERNAL, GONE, PASSIVE, START, TABLE, erlang_terms, states
-from pores.negotiation import Negotiation
 from pores.work import Closed, Key, Opened, PoreResult, PoreWork, StoreResult, StoreWork
 
 ROLES = [PASSIVE, ACTIVE]
@@ -70,7 +69,7 @@ def test_every_state_with_every_input(role: str) -> None:
             machine = Machine(1)
             machine.state = "running"
             key = Key(role, 2)
-            pore = machine.pores[key] = Negotiation(machine, key, asked=True)
+            pore = machine._add(key, asked=True)
             pore.state = state
             pore.watching = True
             pore.opened = state == "CONNECTED"
@@ -99,7 +98,7 @@ def test_any_inputs_and_any_results(role: str, inputs: list[str], data: st.DataO
     machine = Machine(1)
     machine.state = "running"
     key = Key(role, 2)
-    pore = machine.pores[key] = Negotiation(machine, key, asked=role == PASSIVE)
+    pore = machine._add(key, asked=role == PASSIVE)
     pore.feed("open", 1.0)
     works: list[StoreWork | PoreWork] = []
     value = st.sampled_from(
