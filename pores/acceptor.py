@@ -44,9 +44,13 @@ class Acceptor(Negotiation):
         if knock is None:
             self.why = "withdrawn"
             return "no"
-        named = knock == self.passive_dir.encode()
-        if not (named and back == self.active_dir.encode() and owned_by(perms, self.peer, self.machine.me)):
-            self.why = "withdrawn" if named and back is None else "forged"
+        owned = owned_by(perms, self.peer, self.machine.me)
+        if knock == self.passive_dir.encode() and owned and back is None:
+            self.why = "withdrawn"
+            self._peer_left = True
+            return "stale"
+        if not (knock == self.passive_dir.encode() and owned and back == self.active_dir.encode()):
+            self.why = "forged"
             return "forged" if state is None else "stale"
         if state is not None and peer_state != INIT_WAIT.encode():
             return "stale"

@@ -17,6 +17,9 @@ HEADER: Final = struct.Struct(">I")
 MAX_FRAME: Final = 16 << 20
 
 _unpack_from = HEADER.unpack_from
+_pack = HEADER.pack
+#: Frames up to here are gathered into one piece with others; larger ones stay what the caller gave.
+_GATHER: Final = 8192
 
 
 class ChipBuffer:
@@ -175,35 +178,30 @@ class FrameReader:
 class Outbox:
     """Frames that wait for room. Small ones are gathered, so that many leave in one write."""
 
-    __slots__ = ("_buffer", "_small", "_small_size")
-
-    #: Frames up to here are gathered; larger ones stay what the caller gave.
-    GATHER: Final = 8192
+    __slots__ = ("_buffer", "_small", "_small_size", "size")
 
     def __init__(self) -> None:
         self._buffer = ChipBuffer()
         self._small: list[bytes] = []
         self._small_size = 0
+        self.size = 0
+        """Bytes waiting, with the lengths in front of the frames. To be read only."""
 
-    @property
-    def size(self) -> int:
-        """Bytes waiting, with the lengths in front of the frames."""
-        return len(self._buffer) + self._small_size
-
-    def put(self, frame: bytes) -> None:
-        header = HEADER.pack(len(frame))
+    def put(self, frame: bytes) -> int:
+        """Takes a frame; the size after it."""
+        length = len(frame)
         small = self._small
-        if len(frame) <= self.GATHER:
-            small.append(header)
+        small.append(_pack(length))
+        self.size += 4 + length
+        if length <= _GATHER:
             small.append(frame)
-            self._small_size += 4 + len(frame)
+            self._small_size += 4 + length
             if self._small_size >= 65536:
                 self._gather()
         else:
-            small.append(header)
-            self._small_size += 4
             self._gather()
             self._buffer.append(frame)
+        return self.size
 
     def _gather(self) -> None:
         if self._small:
@@ -220,8 +218,9 @@ class Outbox:
     def sent(self, n: int) -> None:
         """So many of `front` were written."""
         self._buffer.drop(n)
+        self.size -= n
 
     def clear(self) -> None:
         self._buffer.clear()
         self._small.clear()
-        self._small_size = 0
+        self._small_size = self.size = 0

@@ -32,6 +32,8 @@ INBOX_LIMIT: Final = 16 << 20
 #: Bytes read in one go before others on the loop get their turn.
 _READ_TURN: Final = 1 << 20
 _READ: Final = 65536
+#: Bytes gathered before they are written without waiting for the loop's next turn.
+_WRITE_AT: Final = 32768
 
 FramesCallback = Callable[[list[bytes]], None]
 
@@ -114,13 +116,15 @@ class Straw(ActivePore):
         self._membrane = membrane
         self._reader = FrameReader(max_frame)
         self._outbox = Outbox()
-        self._ring = pore.info().out_size
+        #: Written at once from so many bytes on. A LING is told of every frame, as it expects.
+        self._write_at = _WRITE_AT if terms.ring_bytes else 0
+        self._full = False
+        self._writing = False
         self._inbox: deque[bytes] = deque()
         self._inbox_size = 0
         self._on_frames: FramesCallback | None = None
         self._on_closed: list[Callable[[str], None]] = []
         self._paused = False
-        self._poking = False
         self._reading_on = False
         self._woken: dict[asyncio.Future[None], None] = {}
         self.listen(self._look)
@@ -142,24 +146,23 @@ class Straw(ActivePore):
         """Sends a frame; False when the straw is busy: nothing was done. PoreClosed, PoreTooBig (beyond u32)."""
         if self.ended or self.closed:
             raise PoreClosed(self.closed or self.ended)
-        if self._outbox.size:
-            if self._outbox.size > self.unsent_limit:
-                return False
-        elif len(frame) + 4 <= self._ring:
-            try:
-                sent = self.pore.write_frame(frame, False)
-            except (PoreClosed, PoreCorrupt) as error:
-                self._fail(error)
-                raise
-            if sent:
-                self.frames_out += 1
-                self._poke()
-                return True
+        outbox = self._outbox
+        if outbox.size > self.unsent_limit:
+            return False
         if len(frame) > 0xFFFF_FFFF:
             raise PoreTooBig(len(frame), 0xFFFF_FFFF, "frame")
-        self._outbox.put(frame if type(frame) is bytes else bytes(frame))
+        if type(frame) is not bytes:
+            frame = bytes(frame)
+        size = outbox.put(frame)
         self.frames_out += 1
-        self._write()
+        if self._full:
+            return True  # the ring will tell when it has room
+        if size >= self._write_at:
+            self._write()
+        elif not self._writing:
+            # What this turn of the loop sends leaves together, with one poke.
+            self._writing = True
+            self._loop.call_soon(self._write)
         return True
 
     async def send(self, frame: bytes) -> None:
@@ -174,26 +177,14 @@ class Straw(ActivePore):
                 raise PoreClosed(self.closed or self.ended)
             await self._wake()
 
-    def _poke(self) -> None:
-        """Tells the peer: a LING at once, our own kind once for all that this turn of the loop sends."""
-        if not self.terms.ring_bytes:
-            self._poke_now()
-        elif not self._poking:
-            self._poking = True
-            self._loop.call_soon(self._poke_now)
-
-    def _poke_now(self) -> None:
-        self._poking = False
-        if not self.pore.closed:
-            try:
-                self.pore.poke()
-            except PoreError as error:
-                self._fail(error)
-
     def _write(self) -> None:
         outbox, pore = self._outbox, self.pore
-        wrote = False
+        self._writing = False
+        if not outbox.size or pore.closed or self.ended:
+            return
+        self._full = False
         try:
+            wrote = False
             while outbox.size:
                 front = outbox.front()
                 n = pore.write(front, False)
@@ -201,14 +192,15 @@ class Straw(ActivePore):
                     outbox.sent(n)
                     wrote = True
                 if n < len(front):
+                    self._full = True
                     break
+            if wrote:
+                pore.poke()
         except (PoreClosed, PoreCorrupt) as error:
             self._fail(error)
             return
-        if wrote:
-            self._poke()
-            if outbox.size <= self.unsent_limit // 2:
-                self._wake_all()
+        if wrote and outbox.size <= self.unsent_limit // 2:
+            self._wake_all()
 
     # ── receiving ──
 
@@ -316,6 +308,7 @@ class Straw(ActivePore):
 
     async def close(self, reason: str = "closed", *, flush: float = 1.0) -> None:  # type: ignore[override]
         """Closes it and waits until it is; first gives what is unsent `flush` seconds to leave."""
+        self._write()
         if self._outbox.size and not self.ended and flush > 0:
             try:
                 async with asyncio.timeout(flush):

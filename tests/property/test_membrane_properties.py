@@ -232,6 +232,13 @@ def do(world: World, deed: str, who: int, count: int) -> None:
         domain.die()
 
 
+def stranger(world: World, path: str) -> bool:
+    session = world.tree.open(0)
+    owner = session.get_perms("/".join(path.split("/")[:7]))[0]
+    session.close()
+    return owner.endswith("3")
+
+
 def finish(world: World) -> None:
     """All comes to rest: both sides agree, and nothing is left behind."""
     world.settle(200)
@@ -245,6 +252,11 @@ def finish(world: World) -> None:
             other = world.domains[pore.peer]
             assert other.alive
             assert Key(ACTIVE if pore.role == PASSIVE else PASSIVE, domain.domid) in other.connected(domain.domid)
+        for path in world.keys(domain.domid):
+            _, _, _, _, _, top, peer, *_ = path.split("/")
+            role = ACTIVE if top == "straw" else PASSIVE
+            # Only what is in use, and what a stranger has left.
+            assert Key(role, int(peer)) in domain.machine.pores or stranger(world, path), path
     for domain in domains:
         domain.stop()
     world.settle(30)

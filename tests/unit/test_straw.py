@@ -129,6 +129,7 @@ def test_the_end_in_the_middle_of_a_frame_is_told(tmp_path: Path) -> None:
         async with nodes(tmp_path / "h") as (_, one, other):
             ours, theirs = await one.open(other)
             ours.send_nowait(b"whole")
+            await ours.drain()
             ours.pore.write(b"\0\0\0\x0512")
             await ours.close()
             assert await theirs.receive() == b"whole"
@@ -263,6 +264,7 @@ def test_a_domain_that_ends_without_a_word(tmp_path: Path) -> None:
             back, forth = await third.open(one)
             for straw in (ours, forth):
                 straw.send_nowait(b"last words")
+                await straw.drain()
             one.backend._connection.close()  # as by SIGKILL: the host and the peers see it, it does not
             for straw in (ours, forth):
                 straw.pore.close()
