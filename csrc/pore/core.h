@@ -44,7 +44,7 @@ struct spin {
     uint32_t misses;   /* in a row */
     uint32_t rest;     /* waits until the next try, when spinning has not paid */
     uint32_t interval; /* the rest after the next failed try */
-    uint32_t trial;    /* tries left of this trial */
+    uint32_t trial;    /* spinning long, since a rest */
     uint64_t spins, hits, sleeps;
 };
 

@@ -2,8 +2,8 @@
  *
  * Spinning saves two wake-ups of the kernel when the peer runs on another cpu, and costs its whole time when the peer needs
  * ours. Nobody can know beforehand: each side of a pore learns. While spinning is met it goes on; after a few misses in a row
- * it rests for some waits, twice as many after each failed trial. A trial spins longer than a wake-up takes, several times:
- * a peer that still sleeps between messages is met too, and both sides find out.
+ * it rests for some waits, twice as many after each failed trial. A trial spins longer than a wake-up takes, and as long as
+ * that is met: a peer that still sleeps between messages is met too, until its own trial comes and both are fast.
  */
 #define _GNU_SOURCE
 #include <poll.h>
@@ -14,9 +14,8 @@
 enum {
     SPIN_NS = 25000,        /* about what half a wake-up costs */
     TRIAL_NS = 120000,      /* more than a wake-up of a sleeping cpu takes */
-    TRIAL_TURNS = 4,
     MISSES_MAX = 3,
-    REST_FIRST = 32,
+    REST_FIRST = 64,
     REST_MAX = 4096,
     LOOKS_PER_CLOCK = 32
 };
@@ -43,7 +42,8 @@ static int64_t spin_budget(struct spin *spin, int spin_us) {
     if (spin_us > 0) return (int64_t)spin_us * 1000;
     if (!spin->rest) return spin->trial ? TRIAL_NS : SPIN_NS;
     if (--spin->rest) return 0;
-    spin->trial = TRIAL_TURNS;
+    spin->trial = 1;
+    spin->misses = MISSES_MAX - 1; /* the first miss ends it */
     return TRIAL_NS;
 }
 
@@ -51,13 +51,13 @@ static void spin_learn(struct spin *spin, bool met) {
     spin->spins++;
     if (met) {
         spin->hits++;
-        spin->misses = spin->trial = spin->interval = 0;
+        spin->misses = spin->interval = 0;
         return;
     }
-    if (spin->trial ? --spin->trial : ++spin->misses < MISSES_MAX) return;
+    if (++spin->misses < MISSES_MAX) return;
     spin->interval = !spin->interval ? REST_FIRST : spin->interval < REST_MAX ? spin->interval * 2 : REST_MAX;
     spin->rest = spin->interval;
-    spin->misses = 0;
+    spin->misses = spin->trial = 0;
 }
 
 /* ---- pokes ---- */
