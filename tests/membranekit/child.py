@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import random
+import resource
 import sys
 import zlib
 from pathlib import Path
@@ -29,6 +30,25 @@ def frames(seed: int, count: int, limit: int) -> Any:
     for _ in range(count):
         size = source.choice([0, 1, source.randrange(100), source.randrange(5000), source.randrange(limit)])
         yield source.randbytes(size)
+
+
+def pooled(seed: int, total: int, limit: int) -> Any:
+    """The same on both sides, until they are `total` bytes: of 0 to `limit` bytes, cut out of one pool, so that making
+    them costs little.
+    """
+    source = random.Random(seed)
+    pool = source.randbytes(limit + (1 << 16))
+    while total > 0:
+        size = source.choice([0, limit, source.randrange(100), source.randrange(5000), source.randrange(limit)])
+        at = source.randrange(len(pool) - size)
+        total -= size
+        yield pool[at : at + size]
+
+
+def work(what: dict[str, Any]) -> Any:
+    if "total" in what:
+        return pooled(what["seed"], what["total"], what["limit"])
+    return frames(what["seed"], what["count"], what["limit"])
 
 
 class Child:
@@ -92,6 +112,8 @@ class Child:
                     "watches": self.store.watches,
                     "pores": len(self.membrane.machine.pores),
                 }
+            case "peak":
+                return {"kilobytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
             case "stop":
                 await self.membrane.close()
                 await self.store.close()
@@ -101,22 +123,23 @@ class Child:
 
     async def send(self, peer: int, what: dict[str, Any]) -> dict[str, Any]:
         straw = self.last[peer]
-        total = sum_ = 0
+        total = sum_ = count = 0
         try:
-            for frame in frames(what["seed"], what["count"], what["limit"]):
+            for frame in work(what):
                 await straw.send(frame)
+                count += 1
                 total += len(frame)
                 sum_ = zlib.crc32(frame, sum_)
             await straw.drain()
         except PoreClosed as error:
             return {"error": error.reason, "bytes": total}
-        return {"bytes": total, "sum": sum_}
+        return {"bytes": total, "sum": sum_, "count": count}
 
     async def receive(self, peer: int, what: dict[str, Any]) -> dict[str, Any]:
         straw = self.last[peer]
         total = sum_ = count = 0
         try:
-            for wanted in frames(what["seed"], what["count"], what["limit"]):
+            for wanted in work(what):
                 frame = await straw.receive()
                 if frame != wanted:
                     return {"error": f"frame {count} differs"}
@@ -125,7 +148,7 @@ class Child:
                 sum_ = zlib.crc32(frame, sum_)
         except PoreClosed as error:
             return {"error": error.reason, "count": count}
-        return {"bytes": total, "sum": sum_}
+        return {"bytes": total, "sum": sum_, "count": count}
 
 
 async def main() -> None:

@@ -86,9 +86,9 @@ class Peer(_Process):
         self.process.stdin.flush()
         return self._next
 
-    def result(self, number: int) -> dict[str, Any]:
+    def result(self, number: int, limit: float = LIMIT) -> dict[str, Any]:
         while number not in self._answers:
-            answer = self._lines.get(timeout=LIMIT)
+            answer = self._lines.get(timeout=limit)
             self._answers[answer.pop("id")] = answer
         return self._answers.pop(number)
 

@@ -198,6 +198,9 @@ class Domain:
     def _step(self, key: Key | None, step: tuple[Any, ...]) -> Any:
         verb, *rest = step
         session = self.session
+        faulty = key is not None and verb in ("watch", "atomic", "write")
+        if faulty and self.world.random.random() < self.world.fault:
+            raise XenstoreError("ENOSPC")
         if verb in ("read", "list", "get_perms"):
             try:
                 if verb == "list":
@@ -319,6 +322,8 @@ class World:
         self.domains: dict[int, Domain] = {}
         self.actors: list[Any] = []
         """Others that act, such as a Ling: `step()` says whether it did something."""
+        self.fault = 0.0
+        """How often the store refuses to take something of a pore's."""
         self.lose = self.repeat = 0.0
         """How often a watch event is lost or told twice (never that of the top directory: knocks are told once)."""
 

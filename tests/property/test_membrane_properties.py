@@ -171,7 +171,9 @@ WISHES = st.sampled_from(
 )
 DEEDS = st.lists(
     st.tuples(
-        st.sampled_from(["open", "close", "give_up", "ended", "restart", "kill", "forge", "steps", "settle", "refuse"]),
+        st.sampled_from(
+            ["open", "close", "give_up", "ended", "restart", "kill", "forge", "steps", "settle", "refuse", "fault"]
+        ),
         st.sampled_from([1, 2]),
         st.integers(0, 40),
     ),
@@ -205,6 +207,8 @@ def do(world: World, deed: str, who: int, count: int) -> None:
         world.settle(count / 4)
     elif deed == "refuse":
         world.hypervisor.refuse = {["grant", "attach", "wide", ""][count % 4]}
+    elif deed == "fault":
+        world.fault = [0.0, 0.1, 0.5, 1.0][count % 4]
     elif deed == "forge":
         session = world.tree.open(3)
         try:
@@ -241,6 +245,8 @@ def stranger(world: World, path: str) -> bool:
 
 def finish(world: World) -> None:
     """All comes to rest: both sides agree, and nothing is left behind."""
+    world.settle(100)
+    world.fault = 0.0
     world.settle(200)
     domains: list[Domain] = [domain for domain in world.domains.values() if domain.alive]
     for domain in domains:

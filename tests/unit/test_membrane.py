@@ -171,6 +171,33 @@ def test_an_opener_that_gives_up_at_every_step(steps: int) -> None:
 
 @pytest.mark.parametrize("steps", range(60))
 @pytest.mark.parametrize("who", [1, 2])
+def test_a_side_that_stalls_at_every_step(steps: int, who: int) -> None:
+    world, one, other = two(steps)
+    one.open(2)
+    world.steps(steps)
+    stalled, living = (one, other) if who == 1 else (other, one)
+    stalled.alive = False
+    world.settle(10)
+    assert not living.asked, "the caller has its answer in time"
+    living.open(stalled.domid)
+    world.settle(1)
+    if living.connected(stalled.domid):
+        living.close(living.connected(stalled.domid)[0])
+    world.settle(30)
+    stalled.asked.clear()
+    stalled.alive = True
+    living.asked.clear()
+    stalled.machine.handle_timer(world.now)
+    while (event := stalled.machine.next_event()) is not None:
+        stalled.events.append(event)
+    world.settle(200)
+    assert len(one.connected(2)) == len(other.connected(1))
+    assert all(pore.state == "CONNECTED" for d in (one, other) for pore in d.machine.pores.values())
+    stopped(world, one, other)
+
+
+@pytest.mark.parametrize("steps", range(60))
+@pytest.mark.parametrize("who", [1, 2])
 def test_death_at_every_step(steps: int, who: int) -> None:
     world, one, other = two(steps)
     one.open(2)
@@ -468,6 +495,23 @@ def test_we_open_to_ling(seed: int, closer: str) -> None:
         assert ("active", 1) in ling.straws
         we.close(Key(PASSIVE, 5))
         world.settle(30)
+    stopped(world, we)
+
+
+def test_a_ling_that_dies_while_its_straw_is_kept_for_it() -> None:
+    world = World()
+    we, ling = world.add(1), Ling(world, 5)
+    we.start()
+    world.settle()
+    ling.open(1)
+    world.settle(0.1)
+    we.close(Key(ACTIVE, 5))
+    world.settle(0.1)
+    assert we.machine.pores[Key(ACTIVE, 5)].state == "KEEPING"
+    we.ended(Key(ACTIVE, 5))
+    assert we.machine.pores[Key(ACTIVE, 5)].state == "SAYING"
+    world.settle(30)
+    assert not we.machine.pores
     stopped(world, we)
 
 
