@@ -112,8 +112,13 @@ class Child:
                     "watches": self.store.watches,
                     "pores": len(self.membrane.machine.pores),
                 }
-            case "peak":
-                return {"kilobytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+            case "cost":
+                used = resource.getrusage(resource.RUSAGE_SELF)
+                return {
+                    "kilobytes": used.ru_maxrss,
+                    "seconds": used.ru_utime + used.ru_stime,
+                    "ring": self.last[peer].pore.info().in_size,
+                }
             case "stop":
                 await self.membrane.close()
                 await self.store.close()
