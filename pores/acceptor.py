@@ -125,6 +125,9 @@ class Acceptor(Negotiation):
     def _do_retry_later(self, now: float) -> None:
         self.until = now + self.machine.limits.retry_time
 
+    def _judge_remove(self, result: StoreResult, now: float) -> str:
+        return self._judge_gone(result, now)
+
     def _do_remove(self, now: float) -> None:
         self._answer(self.why or "refused")
         say: list[Step] = [("write", f"{self.our_dir}/state", CLOSED)] if self.peer_kind else []

@@ -146,7 +146,7 @@ LEAVING        p6        delete       DELETING
 LEAVING        gone      delete       DELETING
 LEAVING        timer     delete       DELETING
 DELETING       ok        bye          GONE
-DELETING       no        bye          GONE
+DELETING       no        pause        LEAVING        it has to go: once more
 """
 
 # The one who is knocked upon. LING's word is active: it grants the pages.
@@ -215,7 +215,7 @@ WITHDRAWING      busy      retry_later   STUCK           never reused, and the d
 WITHDRAWING      no        retry_later   STUCK
 STUCK            timer     withdraw      WITHDRAWING
 REMOVING         ok        bye           GONE
-REMOVING         no        bye           GONE
+REMOVING         no        retry_later   STUCK           a knock that stays would be waited for
 """
 
 

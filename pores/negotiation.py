@@ -282,6 +282,12 @@ class Negotiation:
         self.opened = True
         self.machine.tell(Opened(self.key, self.terms, asked))
 
+    def _judge_gone(self, result: StoreResult, now: float) -> str:
+        if result.error == "EACCES":
+            self._report("not_removed", self.our_dir)  # its owner has forbidden it to us: never by our own kind
+            return "ok"
+        return "no" if result.error else "ok"
+
     def _do_bye(self, now: float) -> None:
         self._answer(self.why or "refused")
         self.machine.gone(self, now)

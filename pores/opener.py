@@ -97,6 +97,9 @@ class Opener(Negotiation):
     def _do_delete(self, now: float) -> None:
         self._store("delete", *self._unwatch(), ("delete", self.our_dir))
 
+    def _judge_delete(self, result: StoreResult, now: float) -> str:
+        return self._judge_gone(result, now)
+
     def _do_read_offer(self, now: float) -> None:
         names = (*WISHES, *self.machine.kind.offer_keys)
         paths = [f"{self.peer_dir}/{name}" for name in names]
