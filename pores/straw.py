@@ -160,9 +160,10 @@ class Straw(ActivePore):
         if size >= self._write_at:
             self._write()
         elif not self._writing:
-            # What this turn of the loop sends leaves together, with one poke.
+            # The first leaves at once; what else this turn of the loop sends leaves together, with one poke.
             self._writing = True
-            self._loop.call_soon(self._write)
+            self._loop.call_soon(self._turn_ends)
+            self._write()
         return True
 
     async def send(self, frame: bytes) -> None:
@@ -177,9 +178,12 @@ class Straw(ActivePore):
                 raise PoreClosed(self.closed or self.ended)
             await self._wake()
 
+    def _turn_ends(self) -> None:
+        self._writing = False
+        self._write()
+
     def _write(self) -> None:
         outbox, pore = self._outbox, self.pore
-        self._writing = False
         if not outbox.size or pore.closed or self.ended:
             return
         self._full = False
