@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from node.terms import Atom, Pid
 
 from node.runtime.signals import (
     EXIT_RULES,
@@ -15,6 +14,7 @@ from node.runtime.signals import (
     is_quiet,
     on_exit_signal,
 )
+from node.terms import Atom, Pid
 
 CRASH = (Atom("badarg"), [])
 A = Pid(Atom("a@127.0.0.1"), 1, 0, 5)
