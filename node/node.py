@@ -11,7 +11,7 @@ import inspect
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -449,13 +449,15 @@ class Node:
         if peer.busy:
             await peer.drain()
 
-    async def call(self, to: Any, request: Any, timeout: float | None = 5.0, *, caller: Process | None = None) -> Any:
+    def call(
+        self, to: Any, request: Any, timeout: float | None = 5.0, *, caller: Process | None = None
+    ) -> Coroutine[Any, Any, Any]:
         """gen_server:call. timeout: seconds, None for ever. caller: the process that asks, if there is one.
 
         Raises CallTimeout, NoProc, CallExit (the server ended first), NodeDown/NoConnection, EncodeError.
         """
         router = self.router
-        return await gen.call(router, caller or router.caller, to, request, timeout)
+        return gen.call(router, caller or router.caller, to, request, timeout)
 
     def cast(self, to: Any, request: Any, *, sender: Process | None = None) -> None:
         """gen_server:cast. Raises as send() does."""

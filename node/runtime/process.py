@@ -134,9 +134,9 @@ class Process:
         if peer is not None and peer.busy:
             self._held = peer
 
-    async def call(self, to: Any, request: Any, timeout: float | None = 5.0) -> Any:
+    def call(self, to: Any, request: Any, timeout: float | None = 5.0) -> Coroutine[Any, Any, Any]:
         """gen_server:call as this process; see Node.call."""
-        return await self.node.call(to, request, timeout, caller=self)
+        return self.node.call(to, request, timeout, caller=self)
 
     def cast(self, to: Any, request: Any) -> None:
         """gen_server:cast; see Node.cast."""
