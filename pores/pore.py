@@ -361,8 +361,10 @@ class Pore:
 
     def __del__(self) -> None:
         if self._id and lib.pore_error(self._t, self._id) >= 0:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
-            self.close()
+            try:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            finally:  # a warning may be an exception
+                self.close()
 
     def __repr__(self) -> str:
         return f"<Pore {self.id:#x} {self.reason or 'open'}>"

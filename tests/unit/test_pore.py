@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import struct
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -395,6 +396,52 @@ def test_a_forgotten_pore_warns_and_closes() -> None:
     assert [warning.category for warning in caught] == [ResourceWarning]
     with pytest.raises(PoreClosed, match="peer_gone"):
         b.avail()
+    b.close()
+
+
+def test_a_forgotten_pore_closes_when_warnings_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: raised.append(unraisable.exc_type))
+    a, b = pair()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del a
+        gc.collect()
+    assert raised == [ResourceWarning]
+    with pytest.raises(PoreClosed, match="peer_gone"):
+        b.avail()
+    b.close()
+
+
+def test_pores_forgotten_while_others_are_at_work() -> None:
+    """A finalizer runs in any thread, between any two steps of the others: it must never wait for them."""
+    table = PoreTable(64)
+    stop = threading.Event()
+    a, b = pair(table=table)
+
+    def work() -> None:
+        while not stop.is_set():
+            a.write(b"x" * 100)
+            b.read()
+            b.wait_read(0.0005)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(300):
+            cycle: list[object] = [*pair(table=table)]
+            cycle.append(cycle)
+            del cycle
+            gc.collect(0)
+        gc.collect()
+    stop.set()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert len(table) == 2
+    a.close()
     b.close()
 
 
