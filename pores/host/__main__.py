@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -17,6 +18,8 @@ __all__ = ["main", "serve"]
 
 async def serve(rundir: str | None, idle_exit: float | None, ready: Callable[[Host], None] | None = None) -> None:
     """Run a host until SIGINT or SIGTERM, or until no domain was there for idle_exit seconds."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each grant and each channel that waits is one
     host = Host(rundir)
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()

@@ -50,6 +50,7 @@ class Domain:
 
     domid: int
     uid: int
+    granted: int = 0  # memfds
     pages: int = 0
     next_number: int = 1  # refs, ports and mapping ids: never used twice
     grants: dict[int, Grant] = field(default_factory=dict)  # by each ref
@@ -137,7 +138,7 @@ class Hypervisor:
             raise Refused(errno.EINVAL)
         if peer not in self.domains:
             raise Refused(errno.ENOENT)
-        if domain.pages + pages > limits.PAGES_PER_DOMAIN or len(domain.grants) >= limits.GRANTS_PER_DOMAIN * 8:
+        if domain.pages + pages > limits.PAGES_PER_DOMAIN or domain.granted >= limits.GRANTS_PER_DOMAIN:
             raise Refused(errno.ENOSPC)
         first = domain.number(pages)
         fd = os.memfd_create(f"strawbridge-{domain.domid}-{peer}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -150,6 +151,7 @@ class Hypervisor:
         refs = tuple(range(first, first + pages))
         grant = Grant(domain.domid, peer, refs, fd)
         domain.grants.update(dict.fromkeys(refs, grant))
+        domain.granted += 1
         domain.pages += pages
         return refs, fd
 
@@ -165,6 +167,7 @@ class Hypervisor:
         for grant in grants:
             for ref in grant.refs:
                 del domain.grants[ref]
+            domain.granted -= 1
             domain.pages -= len(grant.refs)
             os.close(grant.fd)
 

@@ -30,6 +30,8 @@ log = logging.getLogger("strawbridge.host")
 
 #: Requests of one connection that one readiness event answers before others get their turn.
 _REQUESTS_PER_EVENT = 32
+#: Seconds without accepting when there are no descriptors left: the one who waits would be announced again and again.
+_ACCEPT_PAUSE = 1.0
 
 
 class Host:
@@ -77,7 +79,7 @@ class Host:
         os.chmod(self.rundir.socket, 0o600)
         listener.listen(64)
         self._listener = listener
-        asyncio.get_running_loop().add_reader(listener, self._accept)
+        self._listen()
 
     async def close(self) -> None:
         """End all domains and give the folder back. May be called twice."""
@@ -104,6 +106,10 @@ class Host:
             if self._empty.is_set() and not self._pending:
                 return
 
+    def _listen(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
     def _accept(self) -> None:
         assert self._listener is not None
         while True:
@@ -113,6 +119,9 @@ class Host:
                 return
             except OSError as error:
                 log.warning("can't accept a domain: %s", error)
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(self._listener)
+                loop.call_later(_ACCEPT_PAUSE, self._listen)
                 return
             if len(self._connections) + len(self._pending) >= limits.MAX_CONNECTIONS:
                 client.close()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pores.errors import BackendUnavailable
-from pores.host import wire
+from pores.host import limits, server, wire
 from pores.host.domains import Hypervisor
 from pores.host.rundir import RunDir
 from pores.host.server import Host
@@ -311,6 +311,76 @@ def test_a_host_starts_by_itself_once(tmp_path: Path) -> None:
         client.close()
 
     asyncio.run(main())
+
+
+def test_quotas_of_a_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "GRANTS_PER_DOMAIN", 4)
+    monkeypatch.setattr(limits, "PAGES_PER_DOMAIN", 2000)
+    monkeypatch.setattr(limits, "MAPS_PER_DOMAIN", 3)
+    monkeypatch.setattr(limits, "CHANNELS_PER_DOMAIN", 5)
+    hypervisor = Hypervisor(lambda *event: None)
+    one, two, three = (hypervisor.add(0, 0) for _ in range(3))
+
+    def full(ask: Callable[..., Any], *args: Any) -> None:
+        with pytest.raises(wire.Refused) as caught:
+            ask(*args)
+        assert caught.value.code == errno.ENOSPC
+
+    large = hypervisor.grant(one, two.domid, 1000)[0]
+    full(hypervisor.grant, one, two.domid, 1001)
+    others = [hypervisor.grant(one, two.domid, 1)[0] for _ in range(3)]
+    full(hypervisor.grant, one, two.domid, 1)
+    hypervisor.grant(three, two.domid, 1)  # each has its own
+    mappings = [hypervisor.map(two, one.domid, refs)[0] for refs in others]
+    full(hypervisor.map, two, one.domid, large)
+    for mapping in mappings:
+        hypervisor.unmap(two, mapping)
+    for refs in [large, *others]:
+        hypervisor.end_access(one, refs)
+    assert (one.granted, one.pages, one.grants) == (0, 0, {})
+    ports = []
+    for _ in range(5):
+        port, end = hypervisor.alloc_channel(one, two.domid)
+        end.close()
+        ports.append(port)
+    full(hypervisor.alloc_channel, one, two.domid)
+    for port in ports:
+        hypervisor.close_channel(one, port)
+    hypervisor.close()
+
+
+def test_a_host_without_descriptors_waits_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(host: Host) -> None:
+        assert host._listener is not None
+        listener, tries = host._listener, 0
+
+        class Poor:
+            """The listening socket of a process that has no descriptors left for a while."""
+
+            def fileno(self) -> int:
+                return listener.fileno()
+
+            def close(self) -> None:
+                listener.close()
+
+            def accept(self) -> Any:
+                nonlocal tries
+                tries += 1
+                if tries <= 3:
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                return listener.accept()
+
+        host._listener = Poor()  # type: ignore[assignment]
+        client = Client(host.rundir.socket)
+        await client.hello()
+        assert tries < 10
+        client.close()
+
+    monkeypatch.setattr(server, "_ACCEPT_PAUSE", 0.05)
+    run(tmp_path, test)
+    assert len(caplog.records) == 3
 
 
 def test_numbers_are_never_used_twice() -> None:
