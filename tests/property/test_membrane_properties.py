@@ -44,8 +44,11 @@ def test_busy_states_take_results_and_others_take_what_comes(role: str) -> None:
         if state == START:
             continue
         assert (state in BUSY[role]) == (what not in EXTERNAL), (state, what)
-    for state in BUSY[role]:
-        assert (state, "ok") in TABLE[role] or (state, "no") in TABLE[role] or state == "VERIFYING"
+    for state in BUSY[role] - {"LOOKING", "VERIFYING"}:  # these have results of their own
+        assert (state, "ok") in TABLE[role] and (state, "no") in TABLE[role], state
+    assert {what for state, what in TABLE[PASSIVE] if state == "LOOKING"} == {"clear", "occupied", "overdue", "no"}
+    found = {what for state, what in TABLE[ACTIVE] if state == "VERIFYING"}
+    assert found == {"genuine", "glare", "forged", "stale", "no", "left"}
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -53,6 +56,28 @@ def test_whoever_waits_for_a_peer_hears_of_its_end(role: str) -> None:
     for state in states(role):
         if state not in BUSY[role] and state not in (START, GONE, "OLD_WAIT", "STUCK"):
             assert (state, "gone") in TABLE[role], state
+            assert (state, "p6") in TABLE[role], state
+            if role == PASSIVE and state != "LEAVING":
+                assert (state, "p5") in TABLE[role], state
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_states_with_a_limit_hear_of_its_end(role: str) -> None:
+    limited = {"pause", "limit", "fail_limit", "linger", "wait_opener", "keep", "closing_limit", "retry_later"}
+    for row in TABLE[role].values():
+        if row.action in limited:
+            assert (row.state, "timer") in TABLE[role], row
+
+
+def test_an_owner_can_leave_at_any_time() -> None:
+    for state in ("OLD_WAIT", "INIT_WAIT", "ATTACHED"):
+        assert (state, "late") in TABLE[PASSIVE] and (state, "close") in TABLE[PASSIVE]
+    for state in ("HELD", "INITIALISING", "INITIALISED", "CONNECTED"):
+        assert (state, "close") in TABLE[ACTIVE]
+    # As LING's passive side: connected is 4, and everything else is the end.
+    assert {what for state, what in TABLE[PASSIVE] if state == "CONNECTED" and what[0] == "p"} == {
+        "p1", "p2", "p3", "p5", "p6"
+    }  # fmt: skip
 
 
 def test_the_table_as_erlang_terms() -> None:
