@@ -18,6 +18,8 @@ from membranekit.processes import HostProcess, Peer
 
 #: What "within a second" is in a test: a machine that is busy with other tests is no failure.
 SOON = 10
+#: Descriptors that a domain loses with its host: the control connection, and that to the store.
+GONE_WITH_HOST = 2
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ def test_both_open_at_once(host: HostProcess, rundir: Path) -> None:
 def test_a_peer_killed_at_any_moment(host: HostProcess, rundir: Path, ring: int) -> None:
     source = random.Random(ring)
     with Peer(rundir, ring) as living:
-        idle = living.do("status")
+        idle, host_idle = living.do("status"), host.fds
         for turn in range(12):
             with Peer(rundir, ring) as victim:
                 work = {"seed": turn, "count": 100_000, "limit": 100_000}
@@ -126,11 +128,16 @@ def test_a_peer_killed_at_any_moment(host: HostProcess, rundir: Path, ring: int)
             living.do("forget", peer=victim.domid)
             status = living.quiet()
             same(idle, status)
+            began = time.monotonic()
+            while host.fds != host_idle:
+                assert time.monotonic() - began < SOON, (host.fds, host_idle)
+                time.sleep(0.01)
 
 
 def test_a_host_killed_while_straws_are_busy(rundir: Path) -> None:
     for turn in range(3):
         with HostProcess(rundir) as host, Peer(rundir) as one, Peer(rundir) as other:
+            idle = [peer.do("status")["fds"] for peer in (one, other)]
             connect(one, other)
             work = {"seed": turn, "count": 100_000, "limit": 100_000}
             numbers = [one.start("send", peer=other.domid, **work), other.start("receive", peer=one.domid, **work)]
@@ -141,23 +148,27 @@ def test_a_host_killed_while_straws_are_busy(rundir: Path) -> None:
                 assert peer.do("ended", peer=away.domid)["reason"] == "host_down"
             assert time.monotonic() - began < SOON
             assert one.result(numbers[0])["error"] == other.result(numbers[1])["error"] == "host_down"
-            for peer in (one, other):
+            for peer, fds in zip((one, other), idle, strict=True):
                 status = peer.do("status")
                 assert status["mapped"] == 0 and status["watches"] == 0 and set(status["held"].values()) == {0}
+                assert status["fds"] == fds - GONE_WITH_HOST
 
 
 def test_a_host_killed_while_a_straw_is_opened(rundir: Path) -> None:
     for turn in range(6):
         with HostProcess(rundir) as host, Peer(rundir) as one, Peer(rundir) as other:
+            idle = [peer.do("status")["fds"] for peer in (one, other)]
             number = one.start("open", peer=other.domid)
             time.sleep(0.004 * turn)
             host.kill()
             answer = one.result(number)
             assert answer == {} or answer["error"] == "host_down"
-            for peer in (one, other):
+            for peer, fds in zip((one, other), idle, strict=True):
                 peer.do("quiet")
-                status = peer.do("status")
+                while not (status := peer.do("status"))["down"]:
+                    time.sleep(0.01)
                 assert status["mapped"] == 0 and set(status["held"].values()) == {0}
+                assert status["fds"] == fds - GONE_WITH_HOST
 
 
 def test_many_opens_and_closes_leave_nothing(host: HostProcess, rundir: Path) -> None:

@@ -106,6 +106,7 @@ class Child:
                     keys = [*await self.store.list("data/straw"), *await self.store.list("data/warts")]
                 return {
                     "keys": keys,
+                    "down": self.backend.closed and self.store.closed,
                     "fds": len(os.listdir("/proc/self/fd")),
                     "mapped": mapped,
                     "held": self.backend.held,

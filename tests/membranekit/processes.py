@@ -53,6 +53,11 @@ class HostProcess(_Process):
             assert time.monotonic() < deadline and self.process.poll() is None
             time.sleep(0.01)
 
+    @property
+    def fds(self) -> int:
+        """How many descriptors it has open."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
 
 def _answers(rundir: Path) -> bool:
     from pores.host.rundir import RunDir
