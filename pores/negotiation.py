@@ -221,10 +221,12 @@ class Negotiation:
             if self.state != GONE:
                 self._looked(result, now)
             return
+        if result.error == "ENOTCONN" and self.why in ("", "peer_gone"):
+            self.why = "host_down"
         judge = getattr(self, "_judge_" + tag, None)
         what = judge(result, now) if judge is not None else ("no" if result.error else "ok")
         if what == "no" and not self.why:
-            self.why = {"ENOTCONN": "host_down", "E2BIG": "limit", "ENOSPC": "limit"}.get(result.error, "")
+            self.why = {"E2BIG": "limit", "ENOSPC": "limit"}.get(result.error, "")
         self.feed(what, now)
 
     def pore_result(self, verb: str, result: PoreResult, now: float) -> None:
