@@ -14,5 +14,5 @@ setup(
             include_dirs=["csrc/etf"],
             extra_compile_args=["-O3", "-std=c11", "-Wall", "-Wextra", "-fvisibility=hidden"],
         )
-    ]
+    ],
 )

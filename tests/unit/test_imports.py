@@ -53,9 +53,14 @@ SANS_IO = (
     "node.wire",
     "node.runtime.signals",
     "pores.framing",
-    "pores.membrane",
-    "pores.xenstore.tree",
-    "pores.xenstore.wire",
+    *(
+        f"pores.{name}"
+        for name in ("acceptor", "keys", "kinds", "membrane", "membrane_table", "negotiation", "opener", "work")
+    ),
+    *(
+        f"pores.xenstore.{name}"
+        for name in ("commands", "limits", "nodes", "paths", "perms", "transactions", "tree", "watches", "wire")
+    ),
 )
 IO_MODULES = [
     "asyncio",
