@@ -313,6 +313,27 @@ def test_a_host_starts_by_itself_once(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_an_id_is_not_given_again_while_a_peer_holds_something_of_its_last_owner() -> None:
+    hypervisor = Hypervisor(lambda *event: None)
+    two = hypervisor.add(2, 0)
+    for hold in ("mapping", "channel"):
+        one = hypervisor.add(1, 0)
+        if hold == "mapping":
+            number, _, _ = hypervisor.map(two, 1, hypervisor.grant(one, 2, 1)[0])
+        else:
+            port, end = hypervisor.alloc_channel(one, 2)
+            number, other = hypervisor.bind_channel(two, 1, port)
+            end.close()
+            other.close()
+        hypervisor.remove(one)
+        with pytest.raises(wire.Refused) as caught:
+            hypervisor.add(1, 0)
+        assert caught.value.code == errno.EBUSY
+        (hypervisor.unmap if hold == "mapping" else hypervisor.close_channel)(two, number)
+    hypervisor.add(1, 0)
+    hypervisor.close()
+
+
 def test_quotas_of_a_domain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "GRANTS_PER_DOMAIN", 4)
     monkeypatch.setattr(limits, "PAGES_PER_DOMAIN", 2000)
