@@ -52,7 +52,7 @@ def objects() -> int:
     """How many there are of this package's types and of what they hold. (Others grow: pytest keeps log records.)"""
     gc.collect()
     rooms = {"node", "asyncio", "_asyncio", "socket", "concurrent", "threading"}
-    return sum(type(thing).__module__.partition(".")[0] in rooms for thing in gc.get_objects())
+    return sum(str(type(thing).__module__).partition(".")[0] in rooms for thing in gc.get_objects())
 
 
 async def settled(before: tuple[int, int, int]) -> None:
