@@ -48,6 +48,8 @@ log = logging.getLogger("strawbridge.membrane")
 
 #: Seconds between two log lines of one kind: strangers can't fill a disk.
 _LOG_EVERY: Final = 1.0
+#: Seconds that the end of a dying host may come after those of its domains.
+_HOST_GRACE: Final = 0.02
 _MISSING: Final = frozenset(["ENOENT"])
 
 Maker = Callable[["Membrane", Key, Terms, Pore], Any]
@@ -206,9 +208,18 @@ class Membrane:
         self._pump()
 
     def _ended(self, straw: Any) -> None:
-        self.backend.check()  # a host that died takes the peers with it: then that is the reason
-        self.machine.ended(straw.key, self._loop.time(), straw.ended)
-        self._pump()
+        """A host that dies takes the peers with it: then that is the reason, and its end may come a little later."""
+        self.backend.check()
+        if straw.ended == "peer_gone" and not self.backend.closed:
+            self._loop.call_later(_HOST_GRACE, self._ended_surely, straw)
+        else:
+            self._ended_surely(straw)
+
+    def _ended_surely(self, straw: Any) -> None:
+        self.backend.check()
+        if not straw.closed and self._straws.get(straw.key, straw) is straw:
+            self.machine.ended(straw.key, self._loop.time(), straw.ended)
+            self._pump()
 
     def _report(self, what: str, peer: int, detail: str) -> None:
         self.machine.report(what, peer, detail)
