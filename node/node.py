@@ -41,7 +41,7 @@ from .strawman.manager import Strawman
 from .strawman.server import StrawmanServer
 from .terms import Atom, Pid, Reference
 from .wire.flags import our_flags
-from .wire.names import is_allowed, split_node, valid_node_name
+from .wire.names import is_allowed, split_node, valid_host, valid_node_name
 
 __all__ = ["Link", "Monitor", "Node"]
 
@@ -70,6 +70,8 @@ class Node:
     functions. on_undelivered(node, reason, count): called when queued messages could not be delivered.
     net: further limits (NetOptions). pores: be a domain as well, of the host service of this user (True) or in that
     folder, which is started when none runs; domid: the domain id wanted, 0 for any. See `strawman`.
+    named_by: a node that gives this one its name when it starts (a dynamic node name, OTP 23); name is then the host
+    alone and listen None. start() raises NoConnection when it can't be reached or gives none.
 
     Raises ValueError for a name that is none, CookieError when there is no usable cookie.
     """
@@ -95,8 +97,12 @@ class Node:
         net: NetOptions | None = None,
         pores: bool | str | os.PathLike[str] | None = None,
         domid: int = 0,
+        named_by: str | None = None,
     ) -> None:
-        check_name(name)
+        if named_by is None:
+            check_name(name)
+        elif listen is not None or not valid_host(name):
+            raise ValueError("a node that is named by a peer gives its host as name, and listen=None")
         self.name = name
         self.none = none
         self.hidden = hidden
@@ -105,6 +111,7 @@ class Node:
             self._cookie = check_cookie(cookie)
         else:
             self._cookie = find_cookie() if cookie_file is None else read_cookie(cookie_file)
+        self._named_by = named_by
         self._cookies = dict(cookies or {})
         self._allow = None if allow is None else tuple(allow)
         self._listen = listen
@@ -168,8 +175,18 @@ class Node:
         local = LocalNode(
             self.name, self.creation, self._cookie_of, our_flags(visible=not self.hidden), self._is_allowed
         )
+        handler = _Unnamed()
+        self._table = PeerTable(local, handler, resolve=self._resolve, options=self._net)
+        if self._named_by is not None:
+            try:
+                await self._table.get(Atom(self._named_by)).connect()
+            except BaseException:
+                await self.close()
+                raise
+            self.name, self.creation = local.name, local.creation
         router = Router(Atom(self.name), self.creation, Turn(loop), Deadlines(loop), self)
-        router.peers = self._table = PeerTable(local, Incoming(router), resolve=self._resolve, options=self._net)
+        router.peers = self._table
+        handler.incoming = Incoming(router)
         self._router = router
         router.node_watchers.append(self._on_node)
         router.caller = gen.CallerProcess(router, "caller")
@@ -485,6 +502,29 @@ class Node:
     def link(self, pid: Pid) -> Link:
         """Link to a process by a small process of our own that traps exits: `await` the Link for the reason."""
         return Link(self.router, pid)
+
+
+class _Unnamed:
+    """Hears of peers for a node that has no name yet, and so no processes: what comes before that is for nobody."""
+
+    def __init__(self) -> None:
+        self.incoming: Incoming | None = None
+
+    def peer_up(self, peer: Peer) -> None:
+        if self.incoming is not None:
+            self.incoming.peer_up(peer)
+
+    def peer_signals(self, peer: Peer, batch: list[tuple[Any, Any]]) -> None:
+        if self.incoming is not None:
+            self.incoming.peer_signals(peer, batch)
+
+    def peer_down(self, peer: Peer, reason: str, undelivered: int) -> None:
+        if self.incoming is not None:
+            self.incoming.peer_down(peer, reason, undelivered)
+
+    def peer_drained(self, peer: Peer) -> None:
+        if self.incoming is not None:
+            self.incoming.peer_drained(peer)
 
 
 class _Watch:

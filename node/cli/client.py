@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from .. import Atom, NoConnection, Node
+from .. import Atom, HandshakeRefused, NoConnection, Node
 from .failure import CANNOT_CONNECT, NEGATIVE, OK, USAGE, Failure, as_failure, shown
 from .naming import client_name
 from .options import atom, make_node, term
@@ -74,14 +74,25 @@ def rpc(arguments: argparse.Namespace) -> int:
 def _ask(arguments: argparse.Namespace, question: Callable[[Node], Awaitable[Any]]) -> Any:
     """The answer to the question, put by a temporary node that nobody else can connect to."""
     logging.basicConfig(level=logging.CRITICAL)  # what goes wrong ends the command, with one line of its own
-    name = client_name(arguments.node)
     with as_failure():
-        return asyncio.run(_asked(make_node(name, arguments, listen=None), question))
+        return asyncio.run(_asked(arguments, question))
 
 
-async def _asked(node: Node, question: Callable[[Node], Awaitable[Any]]) -> Any:
-    async with node:
+async def _asked(arguments: argparse.Namespace, question: Callable[[Node], Awaitable[Any]]) -> Any:
+    """As a node that the other side names (OTP 23 and newer do), else by a name that nobody else has."""
+    temporary = client_name(arguments.node)
+    node = make_node(temporary.partition("@")[2], arguments, listen=None, named_by=arguments.node)
+    try:
+        await node.start()
+    except NoConnection as error:
+        if not isinstance(error.__cause__, HandshakeRefused) or error.__cause__.reason == "cookie":
+            raise
+        node = make_node(temporary, arguments, listen=None, warn=False)
+        await node.start()
+    try:
         return await question(node)
+    finally:
+        await node.close()
 
 
 def _print(term: Any) -> None:

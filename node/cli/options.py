@@ -48,25 +48,28 @@ def make_node(
     none: str = "undefined",
     pores: bool | str | None = None,
     domid: int = 0,
+    named_by: str | None = None,
+    warn: bool = True,
 ) -> Node:
     """The node of a command. Failure(USAGE) for a name or a cookie that can't be one."""
-    options = _cookie(arguments)
+    options = _cookie(arguments, warn)
     try:
-        return Node(name, listen=listen, none=none, pores=pores, domid=domid, **options)
+        return Node(name, listen=listen, none=none, pores=pores, domid=domid, named_by=named_by, **options)
     except (ValueError, CookieError) as error:
         raise Failure(USAGE, str(error)) from error
 
 
-def _cookie(arguments: argparse.Namespace) -> dict[str, Any]:
+def _cookie(arguments: argparse.Namespace, warn: bool) -> dict[str, Any]:
     """Node's cookie arguments: --cookie or --cookie-file, else STRAWBRIDGE_COOKIE, else Node looks where OTP does."""
     if arguments.cookie is not None:
         if not arguments.cookie:
             raise Failure(USAGE, "the cookie is empty")
-        print(
-            "strawbridge: warning: others on this machine can read --cookie in the process list; "
-            "use --cookie-file or STRAWBRIDGE_COOKIE",
-            file=sys.stderr,
-        )
+        if warn:
+            print(
+                "strawbridge: warning: others on this machine can read --cookie in the process list; "
+                "use --cookie-file or STRAWBRIDGE_COOKIE",
+                file=sys.stderr,
+            )
         return {"cookie": arguments.cookie}
     if arguments.cookie_file is not None:
         return {"cookie_file": arguments.cookie_file}

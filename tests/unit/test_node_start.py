@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from node import Atom, Node, Process, TooManyRestarts
+from node import Atom, NoConnection, Node, Process, TooManyRestarts
 from node.net.epmd import EpmdClient, EpmdServer
 
 
@@ -139,5 +139,31 @@ def test_the_app_may_talk_to_processes_it_started() -> None:
         node = new()
         await node.start(app)
         await node.close()
+
+    asyncio.run(main())
+
+
+def test_a_node_named_by_another() -> None:
+    async def main() -> None:
+        epmd = EpmdServer()
+        port = await epmd.start(port=0)
+        try:
+            async with Node("server@127.0.0.1", "secret", epmd_port=port) as server:
+                server.register("double", lambda number: number * 2, inline=True)
+                client = Node("127.0.0.1", "secret", epmd_port=port, listen=None, named_by="server@127.0.0.1")
+                async with client:
+                    assert client.name.endswith("@127.0.0.1") and client.name != "@127.0.0.1"
+                    assert server.nodes() == [client.name]
+                    assert await client.call(("double", server.name), 21) == 42
+                    async with client.process() as me:
+                        assert me.pid.node.name == client.name
+                        assert me.pid.creation == client.creation
+            lost = Node("127.0.0.1", "secret", epmd_port=port, listen=None, named_by="server@127.0.0.1")
+            with pytest.raises(NoConnection):
+                await lost.start()
+            with pytest.raises(ValueError, match="named by a peer"):
+                Node("a@127.0.0.1", "secret", named_by="b@127.0.0.1")
+        finally:
+            await epmd.close()
 
     asyncio.run(main())
