@@ -48,9 +48,8 @@ log = logging.getLogger("strawbridge.membrane")
 
 #: Seconds between two log lines of one kind: strangers can't fill a disk.
 _LOG_EVERY: Final = 1.0
-#: Seconds that the end of a dying host may come after those of its domains: its sockets close one by one, and a busy
-#: machine takes its time. A peer that is gone is reported that much later.
-_HOST_GRACE: Final = 0.25
+#: Seconds that the end of a dying host may come after those of its domains.
+_HOST_GRACE: Final = 0.02
 _MISSING: Final = frozenset(["ENOENT"])
 
 Maker = Callable[["Membrane", Key, Terms, Pore], Any]

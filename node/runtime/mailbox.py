@@ -47,7 +47,7 @@ class Mailbox:
         self._given_at = 0  # how many messages stood in front of the one that the waiter got
 
     def put(self, message: Any) -> None:
-        """Add a message; a receiver that waits for it runs at once where that is allowed."""
+        """Add a message; a receiver that waits for it is woken (Turn decides when it runs)."""
         waiter = self._waiter
         if waiter is not None and not waiter.done and (self._match is None or self._matches(waiter, message)):
             self._waiter = None
