@@ -23,15 +23,19 @@ Listener = Callable[[], None]
 class ActivePore:
     """A pore on the running loop. Owns it: `close` closes it.
 
-    Listeners are called whenever something about the pore may have changed; what did is asked of the pore.
+    Listeners are called whenever something about the pore may have changed; what did is asked of the pore. A channel's
+    end alone does not say whether the peer died or all that is between us: `doubt`, when given, is called with this
+    pore then, and calls `end` when it knows. Until then the pore is silent, as one that is full and has nothing.
     """
 
-    def __init__(self, pore: Pore) -> None:
+    def __init__(self, pore: Pore, doubt: Callable[[ActivePore], None] | None = None) -> None:
         self.pore = pore
         self.ended = ""
         """Why nothing more comes: "peer_gone", "corrupt", "host_down", "closed", …; "" while it is open."""
         self._loop = asyncio.get_running_loop()
         self._listeners: dict[Listener, None] = {}
+        self._doubt = doubt
+        self._doubtful = False
         self._fd = pore.fd
         self._loop.add_reader(self._fd, self._readable)
 
@@ -73,16 +77,18 @@ class ActivePore:
         try:
             return self.pore.avail()[0] > 0
         except (PoreClosed, PoreCorrupt) as error:
-            self.end(error.reason)
-            raise
+            self.found_end(error)
+            self._check()
+            return False
 
     def _room(self, slots: int) -> bool:
         self._check()
         try:
             return self.pore.notify_when(slots)
         except (PoreClosed, PoreCorrupt) as error:
-            self.end(error.reason)
-            raise
+            self.found_end(error)
+            self._check()
+            return False
 
     def _check(self) -> None:
         if self.ended:
@@ -92,7 +98,7 @@ class ActivePore:
         try:
             self.pore.avail()
         except (PoreClosed, PoreCorrupt) as error:
-            self.end(error.reason)
+            self.found_end(error)
             return
         self._tell()
 
@@ -100,6 +106,15 @@ class ActivePore:
         for listener in list(self._listeners):
             if listener in self._listeners:
                 listener()
+
+    def found_end(self, error: PoreClosed | PoreCorrupt) -> None:
+        """The pore itself says that nothing more comes."""
+        if self._doubt is None or error.reason != "peer_gone":
+            self.end(error.reason)
+        elif not self._doubtful and not self.ended:
+            self._doubtful = True
+            self._loop.remove_reader(self._fd)
+            self._doubt(self)
 
     def end(self, why: str) -> None:
         """No more events of the pore; those who wait are told. What is left in it can still be read."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Final, cast
 
 from . import membrane_table as table
+from .active import ActivePore
 from .backends.base import Backend, BackendListener
 from .driver import Holding, Negotiated, word
 from .errors import MembraneError, PoreError, XenstoreError
@@ -48,8 +49,6 @@ log = logging.getLogger("strawbridge.membrane")
 
 #: Seconds between two log lines of one kind: strangers can't fill a disk.
 _LOG_EVERY: Final = 1.0
-#: Seconds that the end of a dying host may come after those of its domains.
-_HOST_GRACE: Final = 0.02
 _MISSING: Final = frozenset(["ENOENT"])
 
 Maker = Callable[["Membrane", Key, Terms, Pore], Any]
@@ -208,18 +207,17 @@ class Membrane:
         self._pump()
 
     def _ended(self, straw: Any) -> None:
-        """A host that dies takes the peers with it: then that is the reason, and its end may come a little later."""
-        self.backend.check()
-        if straw.ended == "peer_gone" and not self.backend.closed:
-            self._loop.call_later(_HOST_GRACE, self._ended_surely, straw)
-        else:
-            self._ended_surely(straw)
-
-    def _ended_surely(self, straw: Any) -> None:
-        self.backend.check()
         if not straw.closed and self._straws.get(straw.key, straw) is straw:
             self.machine.ended(straw.key, self._loop.time(), straw.ended)
             self._pump()
+
+    def _peer_lost(self, pore: ActivePore) -> None:
+        """A channel has ended: the peer's death, or that of the host, which the peer may have seen before us."""
+        self._spawn(self._who_died(pore))
+
+    async def _who_died(self, pore: ActivePore) -> None:
+        # A dead host answers nothing that is asked after it took our peer with it.
+        pore.end("peer_gone" if await self.backend.answers() else "host_down")
 
     def _report(self, what: str, peer: int, detail: str) -> None:
         self.machine.report(what, peer, detail)
@@ -248,9 +246,7 @@ class Membrane:
                 work = self.machine.data_to_send()
                 for item in work:
                     do = self._store_work(item) if isinstance(item, StoreWork) else self._pore_work(item)
-                    task = self._loop.create_task(do)
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
+                    self._spawn(do)
                 event = self.machine.next_event()
                 if event is not None:
                     self._event(event)
@@ -264,6 +260,11 @@ class Membrane:
             self._timer = None
         if when is not None:
             self._timer = self._loop.call_at(when, self._time)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _time(self) -> None:
         self._timer = None

@@ -97,7 +97,7 @@ class Straw(ActivePore):
         max_frame: int = MAX_FRAME,
         unsent_limit: int = UNSENT_LIMIT,
     ) -> None:
-        super().__init__(pore)
+        super().__init__(pore, membrane._peer_lost)
         self.key = key
         self.peer = key.peer
         self.terms = terms
@@ -167,16 +167,19 @@ class Straw(ActivePore):
         return True
 
     async def send(self, frame: bytes) -> None:
-        """Sends a frame, when the straw is not busy any more. PoreClosed, PoreTooBig."""
-        while not self.send_nowait(frame):
+        """Sends a frame, when the straw is not busy any more. PoreClosed with the reason of `closed`, PoreTooBig."""
+        while not self.ended and not self.closed:
+            if self.send_nowait(frame):
+                return
             await self._wake()
+        await self._raise_closed()
 
     async def drain(self) -> None:
         """Waits until all is in the ring. PoreClosed when it can't be any more."""
-        while self._outbox.size:
-            if self.ended or self.closed:
-                raise PoreClosed(self.closed or self.ended)
+        while self._outbox.size and not self.ended and not self.closed:
             await self._wake()
+        if self.ended or self.closed:
+            await self._raise_closed()
 
     def _turn_ends(self) -> None:
         self._writing = False
@@ -323,11 +326,10 @@ class Straw(ActivePore):
         while not self.closed:
             await self._wake()
 
-    def _fail(self, error: PoreError) -> None:
+    def _fail(self, error: PoreClosed | PoreCorrupt) -> None:
         """The pore has found its end."""
         if not self.ended:
-            reason = getattr(error, "reason", "peer_gone")
-            self.end(reason)
+            self.found_end(error)
         else:
             self._membrane._ended(self)
 
@@ -356,6 +358,12 @@ class Straw(ActivePore):
         callbacks, self._on_closed = self._on_closed, []
         for callback in callbacks:
             callback(reason)
+
+    async def _raise_closed(self) -> None:
+        """The end was found: its reason is known when the membrane has closed it."""
+        while not self.closed:
+            await self._wake()
+        raise PoreClosed(self.closed)
 
     async def _wake(self) -> None:
         future: asyncio.Future[None] = self._loop.create_future()

@@ -60,7 +60,7 @@ class Tube(ActivePore):
     """One open tube. Made by a Membrane with a TubeDriver."""
 
     def __init__(self, membrane: Membrane, key: Key, terms: Terms, pore: Pore) -> None:
-        super().__init__(pore)
+        super().__init__(pore, membrane._peer_lost)
         self.key = key
         self.peer, self.tid = key.peer, key.tid
         self.terms = terms
@@ -78,8 +78,9 @@ class Tube(ActivePore):
         try:
             return self.pore.write(packet) > 0
         except (PoreClosed, PoreCorrupt) as error:
-            self.end(error.reason)
-            raise
+            self.found_end(error)
+            self._check()
+            return False
 
     async def send(self, packet: bytes) -> None:
         while not self.send_nowait(packet):
@@ -96,7 +97,7 @@ class Tube(ActivePore):
                 if not self.ended and not self.pore.closed and (packet := self.pore.read()):
                     return packet
             except (PoreClosed, PoreCorrupt) as error:
-                self.end(error.reason)  # the membrane will say why
+                self.found_end(error)  # the membrane will say why
             await any_of(Condition(self, self._news))
 
     def on_closed(self, callback: Callable[[str], None]) -> None:
@@ -118,7 +119,7 @@ class Tube(ActivePore):
         try:
             return not self.ended and not self.pore.closed and self.pore.avail()[0] > 0
         except (PoreClosed, PoreCorrupt) as error:
-            self.end(error.reason)
+            self.found_end(error)
             return False
 
     def _look(self) -> None:

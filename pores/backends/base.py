@@ -89,8 +89,8 @@ class Backend(Protocol):
 
     def unlisten(self, listener: BackendListener) -> None: ...
 
-    def check(self) -> None:
-        """Takes in what the platform has to say now, without waiting for the loop."""
+    async def answers(self) -> bool:
+        """Whether the platform lives; not told from memory: a sign of life that is younger than this call."""
         ...
 
     def take_lock(self, name: str) -> bool:

@@ -24,7 +24,10 @@ from ..host.spawn import ensure_host
 from ..xenstore.client import XenStore
 from .base import BackendListener, Channel, Grant, Mapping
 
-__all__ = ["LocalBackend"]
+__all__ = ["ANSWER_TIME", "LocalBackend"]
+
+#: Seconds that a host gets to give a sign of life before a peer whose channel has ended is taken for dead.
+ANSWER_TIME = 5.0
 
 
 class LocalBackend:
@@ -81,10 +84,6 @@ class LocalBackend:
     def unlisten(self, listener: BackendListener) -> None:
         if listener in self._listeners:
             self._listeners.remove(listener)
-
-    def check(self) -> None:
-        if not self._closed:
-            self._readable()
 
     def take_lock(self, name: str) -> bool:
         """A local domain is one control connection, so this process is the only one that can hold it."""
@@ -253,6 +252,17 @@ class LocalBackend:
 
     async def domains(self) -> list[int]:
         return list((await self._ask(wire.DOMAINS)).args[1:])
+
+    async def answers(self) -> bool:
+        """A host that does not answer and is not at its end either is taken for one that lives."""
+        try:
+            async with asyncio.timeout(ANSWER_TIME):
+                await self.domains()
+        except TimeoutError:
+            return True
+        except PoreError:
+            return False
+        return True
 
     async def close(self) -> None:
         """The domain ends. May be called twice."""

@@ -49,6 +49,7 @@ class Host:
         self._pending: set[_Connection] = set()
         self._listener: socket.socket | None = None
         self._lock: int | None = None
+        self._closing = False
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -90,10 +91,15 @@ class Host:
             self._listener = None
             with contextlib.suppress(FileNotFoundError):
                 self.rundir.socket.unlink()
+        # All domains lose their host at once: none is told that another one is gone.
+        self._closing = True
+        domids = self.domids
         for connection in [*self._connections.values(), *self._pending]:
             connection.close()
         self._hypervisor.close()
         await self.store.close()
+        for domid in domids:
+            self._remove_folder(domid)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -161,16 +167,19 @@ class Host:
 
     def gone(self, connection: _Connection, domain: Domain | None) -> None:
         self._pending.discard(connection)
-        if domain is not None and self._connections.pop(domain.domid, None) is not None:
+        if domain is not None and self._connections.pop(domain.domid, None) is not None and not self._closing:
             log.info("domain %d is gone", domain.domid)
             self._hypervisor.remove(domain)
             self.store.release(domain.domid)
-            path = self.rundir.domain_store(domain.domid)
-            with contextlib.suppress(OSError):
-                path.unlink()
-                path.parent.rmdir()
+            self._remove_folder(domain.domid)
             if not self._connections:
                 self._empty.set()
+
+    def _remove_folder(self, domid: int) -> None:
+        path = self.rundir.domain_store(domid)
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
 
     def answer(
         self, domain: Domain, op: int, args: tuple[int, ...]

@@ -134,11 +134,6 @@ def test_a_peer_killed_at_any_moment(host: HostProcess, rundir: Path, ring: int)
                 time.sleep(0.01)
 
 
-#: The sockets of a killed host close one by one: what ends first may look like the end of the peer. host_down is
-#: what is wanted of both sides always, and peer_gone still comes now and then (an open point of the pores' issue).
-DEAD_HOST = ("host_down", "peer_gone")
-
-
 def test_a_host_killed_while_straws_are_busy(rundir: Path) -> None:
     for turn in range(3):
         with HostProcess(rundir) as host, Peer(rundir) as one, Peer(rundir) as other:
@@ -150,9 +145,9 @@ def test_a_host_killed_while_straws_are_busy(rundir: Path) -> None:
             host.kill()
             began = time.monotonic()
             for peer, away in ((one, other), (other, one)):
-                assert peer.do("ended", peer=away.domid)["reason"] in DEAD_HOST
+                assert peer.do("ended", peer=away.domid)["reason"] == "host_down"
             assert time.monotonic() - began < SOON
-            assert {one.result(numbers[0])["error"], other.result(numbers[1])["error"]} <= set(DEAD_HOST)
+            assert {one.result(numbers[0])["error"], other.result(numbers[1])["error"]} == {"host_down"}
             for peer, fds in zip((one, other), idle, strict=True):
                 status = peer.do("status")
                 assert status["mapped"] == 0 and status["watches"] == 0 and set(status["held"].values()) == {0}
@@ -167,7 +162,7 @@ def test_a_host_killed_while_a_straw_is_opened(rundir: Path) -> None:
             time.sleep(0.004 * turn)
             host.kill()
             answer = one.result(number)
-            assert answer == {} or answer["error"] in DEAD_HOST
+            assert answer == {} or answer["error"] == "host_down"
             for peer, fds in zip((one, other), idle, strict=True):
                 peer.do("quiet")
                 while not (status := peer.do("status"))["down"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from membranekit.local import Node, make_node, nodes, run, settled
 
 from pores.active import all_of, any_of
 from pores.aio import Membrane
+from pores.backends import local
 from pores.errors import MembraneError, PoreClosed, PoreTooBig, XenstoreError
+from pores.host.server import Host
 from pores.keys import Terms
 from pores.straw import Straw
 
@@ -253,6 +256,61 @@ def test_a_host_that_ends(tmp_path: Path) -> None:
             assert theirs.closed == "host_down"
             with pytest.raises(MembraneError):
                 await third.membrane.open(one.domid)
+
+    run(test)
+
+
+class DyingHost:
+    """A host that was killed: nothing of it runs any more, and its descriptors close one by one."""
+
+    def __init__(self, host: Host) -> None:
+        self._sockets = {domid: connection._socket for domid, connection in host._connections.items()}
+        for sock in self._sockets.values():
+            asyncio.get_running_loop().remove_reader(sock)
+
+    def lose(self, node: Node) -> None:
+        self._sockets[node.domid].shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("wishes", RINGS)
+def test_a_host_that_dies_slowly(tmp_path: Path, wishes: Terms | None) -> None:
+    """One domain sees it long before the other, which first sees nothing but the end of the one."""
+
+    async def test() -> None:
+        async with nodes(tmp_path / "h", wishes=wishes) as (host, one, other):
+            ours, theirs = await one.open(other)
+            waiting = asyncio.create_task(theirs.send(bytes(20 << 20)))
+            more = asyncio.create_task(theirs.send(b"more"))
+            drained = asyncio.create_task(theirs.drain())
+            dying = DyingHost(host)
+            dying.lose(one)
+            await settled(lambda: ours.closed)
+            assert ours.closed == "host_down"
+            await settled(lambda: theirs._doubtful)
+            await asyncio.sleep(0.05)
+            await waiting
+            assert not theirs.closed and not theirs.ended and not more.done() and not drained.done()
+            dying.lose(other)
+            for task in (more, drained):
+                with pytest.raises(PoreClosed, match="host_down"):
+                    await task
+            assert theirs.closed == "host_down"
+            with pytest.raises(PoreClosed, match="host_down"):
+                await theirs.receive()
+
+    run(test)
+
+
+def test_a_host_that_hangs_does_not_hide_a_death(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with nodes(tmp_path / "h") as (host, one, other):
+            _, theirs = await one.open(other)
+            monkeypatch.setattr(local, "ANSWER_TIME", 0.05)
+            DyingHost(host)
+            await one.backend.close()
+            await settled(lambda: theirs.ended)
+            assert theirs.ended == "peer_gone"
+            await host.close()
 
     run(test)
 
