@@ -49,12 +49,16 @@ enum pore_limit {
     PORE_SPIN_DEFAULT = -1
 };
 
-/* Pages of a memfd. Unless it is sealed against shrinking and growing and large enough, it is refused (-EPERM, -EINVAL).
+enum pore_platform { PORE_LOCAL = 0, PORE_XEN = 1 };
+
+/* PORE_LOCAL: pages of a memfd. Unless it is sealed against shrinking and growing and large enough, it is refused (-EPERM,
+ * -EINVAL). PORE_XEN: what xen_grant (for the active side) or xen_map has given.
  * The fd stays the caller's and may be closed as soon as the pore is open. */
 struct pore_memory {
     int fd;
     uint32_t pages;
-    const uint32_t *page_index; /* which page of the memfd is our nth; NULL: the nth */
+    const uint32_t *page_index; /* which page of the memfd is our nth; NULL: the nth; PORE_XEN: NULL */
+    int platform;               /* enum pore_platform */
 };
 
 struct pore_options {
@@ -65,13 +69,14 @@ struct pore_options {
     int spin_us;         /* microseconds a wait may spin before it sleeps; 0 never, PORE_SPIN_DEFAULT as experience teaches */
     void (*destroy)(void *context); /* called once, after the pore is unmapped and its channels are closed; may be NULL */
     void *context;
+    uint32_t ports[2]; /* PORE_XEN: our port of each channel; else unused */
 };
 
 /* Pages that a straw needs: ring_bytes = 0 gives 8; 0 when ring_bytes is not allowed. */
 uint32_t pore_straw_pages(uint32_t ring_bytes);
 
-/* A channel is one end of a socketpair (AF_UNIX, SOCK_STREAM or SOCK_SEQPACKET). The pore owns it from now on, and closes it,
- * if and only if the maker returns 0. The active side lays the memory out: call it before the peer knows of the pages. */
+/* A channel is one end of a socketpair (AF_UNIX, SOCK_STREAM or SOCK_SEQPACKET), on Xen what xen_alloc_channel or
+ * xen_bind_channel has given. The pore owns it from now on, and closes it, if and only if the maker returns 0. The active side lays the memory out: call it before the peer knows of the pages. */
 int pore_open_straw(struct pore_table *table, const struct pore_memory *memory, int channel,
                     const struct pore_options *options, pore_id *id);
 int pore_open_xenstore(struct pore_table *table, const struct pore_memory *memory, int channel,
@@ -168,6 +173,26 @@ int pore_close(struct pore_table *table, pore_id id);
 int pore_close_owned(struct pore_table *table, uint64_t owner);
 /* Closes all; how many. */
 int pore_close_all(struct pore_table *table);
+
+/* ---- Xen: the kernel's devices (docs/xen.md); -ENOSYS where this was built without their headers ----
+ *
+ * Each returns a descriptor, whose close is the end of what it stands for, or -errno: -ENOENT, -EACCES (no such device, not
+ * ours to open), -EINVAL (no such domain or port, a domain's own id), -ENOSPC (the kernel's limit of granted pages). */
+
+/* A new grant of zeroed pages, for `peer` to map. `own`: our domid, to which nothing is ever granted. Closed while the peer
+ * has pages mapped, the kernel keeps them until it has not; nobody can map them anew. */
+int xen_grant(uint32_t own, uint32_t peer, uint32_t pages, uint32_t *refs);
+/* 1: the peer says that it has the grant mapped. 0: it has not, or does not say (LING's layout). */
+int xen_still_mapped(int grant, uint32_t pages);
+/* Pages that a peer has granted, in the order of `refs`. What is wrong with a ref is found out by the maker (-EINVAL).
+ * To be closed when the pore is open: unmapping tells the peer when no descriptor is left. */
+int xen_map(uint32_t peer, const uint32_t *refs, uint32_t pages);
+/* A channel to which `peer` may bind; one bound to that of `peer`. *port is ours. */
+int xen_alloc_channel(uint32_t peer, uint32_t *port);
+int xen_bind_channel(uint32_t peer, uint32_t peer_port, uint32_t *port);
+/* One program of the domain at a time has the lock of a kind (enum xen_lock): a descriptor, or -EBUSY. */
+enum xen_lock_of { XEN_LOCK_STRAW = 0, XEN_LOCK_TUBE = 1 };
+int xen_lock(int of);
 
 /* ---- the host's client (docs/host-protocol.md): messages and descriptors, nothing blocks ---- */
 

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #define WIRE_PAGE 4096u
+#define WIRE_PRESENCE 1024u
 
 /* 1. Straw as LING has it (core/arch/xen/include/pore.h): 8 pages. The active side granted them: it writes `output`
  * and reads `input`; the passive side the reverse. Indexes are wrapped into [0, STRAW_RING); equal is empty. */
@@ -55,7 +56,7 @@ struct wire_wide {
 };
 static_assert(sizeof(struct wire_word) == WIRE_LINE, "a line each");
 static_assert(offsetof(struct wire_wide, input) == 64 && offsetof(struct wire_wide, output) == 320, "wide header");
-static_assert(sizeof(struct wire_wide) == 576 && sizeof(struct wire_wide) <= WIRE_PAGE, "wide header");
+static_assert(sizeof(struct wire_wide) == 576 && sizeof(struct wire_wide) <= WIRE_PRESENCE, "wide header");
 
 /* 3. XenStore's page (xen/include/public/io/xs_wire.h): a domain writes `req` and reads `rsp`. Indexes run freely. */
 #define XENSTORE_RING 1024u
@@ -87,5 +88,22 @@ struct wire_tube {
 };
 static_assert(offsetof(struct wire_tube_ring, slots) == 8, "LING's tube");
 static_assert(offsetof(struct wire_tube, rx) == 264 && sizeof(struct wire_tube) == 528, "LING's tube");
+static_assert(sizeof(struct wire_tube) <= WIRE_PRESENCE, "LING's tube");
+
+/* 5. Who is there, on Xen, where a channel does not tell of its end: in the first page of a wide straw and of a tube, at
+ * WIRE_PRESENCE. LING's straw has no byte to spare for it. The active side writes the magic; without it nothing of this
+ * counts. Each side writes its own byte, and has its kernel clear it when nothing of it is mapped by that side any more. */
+#define PRESENCE_MAGIC 0x45524548u /* "HERE" */
+enum wire_presence_of {
+    PRESENCE_UNMAPPED = 0,
+    PRESENCE_HERE = 1,
+    PRESENCE_NOT_YET = 2, /* the passive side's, as the active one lays it out */
+    PRESENCE_OVER = 3     /* it has closed or failed the pore, and may still have it mapped */
+};
+
+struct wire_presence {
+    uint32_t magic;
+    uint8_t active, passive;
+};
 
 #endif

@@ -12,28 +12,35 @@
 #include "../include/pore_wire.h"
 #include "ring.h"
 
-/* ---- the seam: what a backend does for a pore. local (channel.c) now; Xen's evtchn and gntdev later ---- */
+struct pore;
+
+/* ---- the seam: what a backend does for a pore. local (channel.c), Xen (xen.c) ---- */
 
 struct channel;
 
 struct pore_backend {
+    int (*take)(struct channel *channel, int fd, uint32_t port); /* checks a descriptor; it stays the caller's until the pore is open */
+    void (*drop)(struct channel *channel);                       /* undoes take: no pore was made of it */
+    int (*map)(const struct pore_memory *memory, uint32_t pages, void **base);
+    int (*arm)(struct pore *pore, const struct pore_memory *memory); /* laid out: who tells the peer when we die? */
     int (*poke)(struct channel *channel);  /* 0, or -EPIPE: the peer is gone. Never blocks */
     int (*drain)(struct channel *channel); /* takes pending pokes: 1 there were some, 0 none, -EPIPE: gone */
     int (*sleep)(struct channel *channel); /* until there are some, and takes them: 1, -EPIPE, -EINTR; 2: there are, drain */
     void (*hang_up)(struct channel *channel); /* the peer and our sleepers see the end; the descriptor stays */
     void (*close)(struct channel *channel);
-    void (*unmap)(void *base, size_t bytes);
+    void (*unmap)(struct channel *channel, void *base, size_t bytes); /* channel: NULL before there is one */
 };
 
-extern const struct pore_backend pore_local_backend;
+extern const struct pore_backend pore_local_backend, pore_xen_backend;
 
 struct channel {
     int fd;
-    int stream;
+    int stream; /* local: SOCK_STREAM */
+    int wake;   /* readable once we have hung up; -1: the descriptor itself is */
+    uint32_t port;
+    ring_byte *ours, *theirs; /* Xen: who is there (wire_presence); NULL: nobody says */
 };
 
-/* Takes a checked socketpair end. -ENOTSOCK, -EPROTOTYPE when it is none. */
-int channel_check(struct channel *channel, int fd);
 /* Maps exactly `pages` pages of a sealed memfd. */
 int memory_map(const struct pore_memory *memory, uint32_t pages, void **base);
 
@@ -45,6 +52,7 @@ struct spin {
     uint32_t rest;     /* waits until the next try, when spinning has not paid */
     uint32_t interval; /* the rest after the next failed try */
     uint32_t trial;    /* spinning long, since a rest */
+    bool hand_over;    /* the last spin was met as soon as the peer was offered our cpu */
     uint64_t spins, hits, sleeps;
 };
 
@@ -81,7 +89,7 @@ struct pore {
     uint64_t owner;
     struct channel channels[2];
     int channel_count;
-    int fd; /* channels[0].fd, or an epoll of both */
+    int fd; /* channels[0].fd, or an epoll of all that may become readable */
     void *base;
     uint32_t pages;
     void (*destroy)(void *context);

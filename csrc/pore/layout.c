@@ -46,6 +46,27 @@ static int lay_straw(struct pore *pore) {
     return own_indexes(pore);
 }
 
+/* On Xen only: a socket tells of its end by itself. Without the magic the page is a LING's: nobody says who is there. */
+static void lay_presence(struct pore *pore) {
+    struct wire_presence *shared = (void *)((uint8_t *)pore->base + WIRE_PRESENCE);
+    ring_byte *active = (ring_byte *)(void *)&shared->active, *passive = (ring_byte *)(void *)&shared->passive;
+    bool ours = pore->role == PORE_ACTIVE;
+    if (pore->backend != &pore_xen_backend) return;
+    if (ours) {
+        ring_store_byte(active, PRESENCE_HERE);
+        ring_store_byte(passive, PRESENCE_NOT_YET);
+        ring_store_index(word(&shared->magic), PRESENCE_MAGIC);
+    } else if (ring_load_index(word(&shared->magic)) == PRESENCE_MAGIC) {
+        ring_store_byte(passive, PRESENCE_HERE);
+    } else {
+        return;
+    }
+    for (int i = 0; i < pore->channel_count; i++) {
+        pore->channels[i].ours = ours ? active : passive;
+        pore->channels[i].theirs = ours ? passive : active;
+    }
+}
+
 static void lay_direction(struct ring *r, int consumer, struct wire_direction *words, uint8_t *data, uint32_t bytes,
                           int suppress) {
     ring_init(r, consumer, &words->prod.value, &words->cons.value, data, bytes, 0);
@@ -70,6 +91,7 @@ static int lay_wide(struct pore *pore, uint32_t bytes) {
                ring_load_index(word(&shared->ring_bytes)) != bytes) {
         return -EBADMSG;
     }
+    lay_presence(pore);
     return own_indexes(pore);
 }
 
@@ -105,23 +127,26 @@ static int lay_tube(struct pore *pore, const uint32_t *refs) {
             return -EBADMSG;
         }
     }
+    lay_presence(pore);
     return own_indexes(pore);
 }
 
-/* One descriptor for both channels of a tube. */
-static int poll_both(struct pore *pore) {
+/* One descriptor for all that may become readable: both channels of a tube, and what our own hanging up makes so. */
+static int poll_all(struct pore *pore) {
     struct epoll_event event = {.events = EPOLLIN};
-    int fd = epoll_create1(EPOLL_CLOEXEC), error;
+    int fd, error = 0;
+    pore->fd = pore->channels[0].fd;
+    if (pore->channel_count == 1 && pore->channels[0].wake < 0) return 0;
+    fd = epoll_create1(EPOLL_CLOEXEC);
     if (fd < 0) return -errno;
-    for (int i = 0; i < 2; i++) {
-        if (epoll_ctl(fd, EPOLL_CTL_ADD, pore->channels[i].fd, &event) < 0) {
-            error = -errno;
-            close(fd);
-            return error;
-        }
+    for (int i = 0; i < pore->channel_count && !error; i++) {
+        struct channel *channel = &pore->channels[i];
+        if (epoll_ctl(fd, EPOLL_CTL_ADD, channel->fd, &event) < 0) error = -errno;
+        else if (channel->wake >= 0 && epoll_ctl(fd, EPOLL_CTL_ADD, channel->wake, &event) < 0) error = -errno;
     }
-    pore->fd = fd;
-    return 0;
+    if (error) close(fd);
+    else pore->fd = fd;
+    return error;
 }
 
 static void side_init(struct side *side, struct channel *channel) {
@@ -133,15 +158,33 @@ static void side_init(struct side *side, struct channel *channel) {
     side->spin = (struct spin){0};
 }
 
+static const struct pore_backend *backend_of(const struct pore_memory *memory) {
+    return memory->platform == PORE_LOCAL ? &pore_local_backend : memory->platform == PORE_XEN ? &pore_xen_backend : NULL;
+}
+
+/* Memory and channels are there: lays them out, and is ready to be polled. */
+static int lay(struct pore *pore, const struct pore_memory *memory, const uint32_t *refs,
+               const struct pore_options *options) {
+    int error;
+    switch (pore->kind) {
+        case PORE_STRAW: error = options->ring_bytes ? lay_wide(pore, options->ring_bytes) : lay_straw(pore); break;
+        case PORE_TUBE: error = lay_tube(pore, refs); break;
+        default: error = lay_xenstore(pore);
+    }
+    if (!error) error = pore->backend->arm(pore, memory);
+    return error ? error : poll_all(pore);
+}
+
 static int fill(struct pore *pore, int kind, const struct pore_memory *memory, const int *channels, int channel_count,
                 const uint32_t *refs, const struct pore_options *options) {
-    int error;
+    int error = 0, taken = 0;
     if (options->role != PORE_ACTIVE && options->role != PORE_PASSIVE) return -EINVAL;
     if (options->spin_us < PORE_SPIN_DEFAULT) return -EINVAL;
     if ((kind != PORE_STRAW && options->ring_bytes) || (!options->ring_bytes && options->suppress)) return -EINVAL;
     pore->pages = kind == PORE_STRAW ? pore_straw_pages(options->ring_bytes) : kind == PORE_TUBE ? PORE_TUBE_PAGES : 1;
-    if (!pore->pages) return -EINVAL;
-    pore->backend = &pore_local_backend;
+    pore->backend = backend_of(memory);
+    if (!pore->pages || !pore->backend) return -EINVAL;
+    if (channel_count > 1 && channels[0] == channels[1]) return -EINVAL;
     pore->kind = kind;
     pore->role = options->role;
     pore->spin_us = sysconf(_SC_NPROCESSORS_ONLN) == 1 ? 0 : options->spin_us; /* one cpu: there is nobody to wait for */
@@ -155,21 +198,16 @@ static int fill(struct pore *pore, int kind, const struct pore_memory *memory, c
     pore->event.waiters = pore->event.drains = 0;
     pore->event.polling = 0;
     pore->event.irqs = 0;
-    for (int i = 0; i < channel_count; i++) {
-        error = channel_check(&pore->channels[i], channels[i]);
-        if (error) return error;
+    while (!error && taken < channel_count) {
+        error = pore->backend->take(&pore->channels[taken], channels[taken], options->ports[taken]);
+        taken += !error;
     }
-    if (channel_count > 1 && channels[0] == channels[1]) return -EINVAL;
-    pore->fd = channels[0];
-    error = memory_map(memory, pore->pages, &pore->base);
-    if (error) return error;
-    switch (kind) {
-        case PORE_STRAW: error = options->ring_bytes ? lay_wide(pore, options->ring_bytes) : lay_straw(pore); break;
-        case PORE_TUBE: error = lay_tube(pore, refs); break;
-        default: error = lay_xenstore(pore);
+    if (!error) error = pore->backend->map(memory, pore->pages, &pore->base);
+    if (!error) {
+        error = lay(pore, memory, refs, options);
+        if (error) pore->backend->unmap(&pore->channels[0], pore->base, (size_t)pore->pages * WIRE_PAGE);
     }
-    if (!error && channel_count > 1) error = poll_both(pore);
-    if (error) pore->backend->unmap(pore->base, (size_t)pore->pages * WIRE_PAGE);
+    while (error && taken) pore->backend->drop(&pore->channels[--taken]);
     return error;
 }
 
@@ -204,15 +242,16 @@ int pore_open_tube(struct pore_table *table, const struct pore_memory *memory, i
 }
 
 int pore_tube_refs(const struct pore_memory *page, uint32_t refs[PORE_TUBE_BUFFERS]) {
+    const struct pore_backend *backend = backend_of(page);
     struct wire_tube *shared;
     void *base;
-    int error = memory_map(page, 1, &base);
+    int error = backend ? backend->map(page, 1, &base) : -EINVAL;
     if (error) return error;
     shared = base;
     for (uint32_t i = 0; i < PORE_TUBE_BUFFERS; i++) {
         struct wire_slot *slot = i < TUBE_SLOTS ? &shared->tx.slots[i] : &shared->rx.slots[i - TUBE_SLOTS];
         refs[i] = ring_load_index(word(&slot->gref));
     }
-    pore_local_backend.unmap(base, WIRE_PAGE);
+    backend->unmap(NULL, base, WIRE_PAGE);
     return 0;
 }

@@ -131,8 +131,8 @@ static int close_if(struct pore_table *table, struct pore *pore, pore_id id, con
     pthread_mutex_unlock(&pore->event.lock);
 
     /* Unmapped before the channels close: a peer that sees the end may take the pages back. */
-    pore->backend->unmap(pore->base, (size_t)pore->pages * WIRE_PAGE);
-    if (pore->channel_count > 1) close(pore->fd);
+    pore->backend->unmap(&pore->channels[0], pore->base, (size_t)pore->pages * WIRE_PAGE);
+    if (pore->fd != pore->channels[0].fd) close(pore->fd);
     for (int i = 0; i < pore->channel_count; i++) pore->backend->close(&pore->channels[i]);
     destroy = pore->destroy;
     context = pore->context;

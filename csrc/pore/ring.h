@@ -13,6 +13,7 @@
 #include <string.h>
 
 typedef _Atomic(uint32_t) ring_word;
+typedef _Atomic(uint8_t) ring_byte;
 _Static_assert(sizeof(ring_word) == 4 && _Alignof(ring_word) == 4 && ATOMIC_INT_LOCK_FREE == 2, "words in shared memory");
 
 struct ring {
@@ -40,6 +41,12 @@ static inline uint32_t ring_load_index(ring_word *word) { return atomic_load_exp
 /* Release: the data is written (or taken) /then/ the index is published. */
 static inline void ring_store_index(ring_word *word, uint32_t value) {
     atomic_store_explicit(word, value, memory_order_release);
+}
+
+/* Acquire and release: what a side wrote before it said that it is over is there to be read. */
+static inline uint8_t ring_load_byte(ring_byte *byte) { return atomic_load_explicit(byte, memory_order_acquire); }
+static inline void ring_store_byte(ring_byte *byte, uint8_t value) {
+    atomic_store_explicit(byte, value, memory_order_release);
 }
 
 /* Relaxed: nothing depends on it yet; the memory is given to the peer by other means. */

@@ -246,7 +246,7 @@ static void tube_references(void) {
     struct pore_options options = {.role = PORE_ACTIVE};
     uint32_t refs[64], read[64], index[PORE_TUBE_PAGES];
     int tx[2], rx[2], fd = sealed_memory(PORE_TUBE_PAGES);
-    struct pore_memory memory = {fd, PORE_TUBE_PAGES, NULL}, page = {fd, 1, index};
+    struct pore_memory memory = {.fd = fd, .pages = PORE_TUBE_PAGES}, page = {.fd = fd, .pages = 1, .page_index = index};
     pore_id a, b;
     channel_pair(tx);
     channel_pair(rx);
@@ -344,7 +344,7 @@ static void refused(void) {
     struct pore_table *table = pore_table_new(1);
     int calls = 0, ends[2], plain[2], memory = sealed_memory(8), unsealed = memfd_create("test", MFD_ALLOW_SEALING), one[2];
     struct pore_options options = {.role = PORE_ACTIVE, .destroy = count_up, .context = &calls};
-    struct pore_memory m = {memory, 8, NULL};
+    struct pore_memory m = {.fd = memory, .pages = 8};
     uint32_t index[8] = {7, 6, 5, 4, 3, 2, 1, 8};
     pore_id id;
     channel_pair(ends);
@@ -401,7 +401,7 @@ static void pages_in_any_order(void) {
     struct pore_options options = {.role = PORE_ACTIVE};
     uint32_t index[8] = {9, 10, 3, 2, 1, 0, 7, 8};
     int ends[2], fd = sealed_memory(11);
-    struct pore_memory m = {fd, 8, index};
+    struct pore_memory m = {.fd = fd, .pages = 8, .page_index = index};
     struct pore_info info;
     uint8_t *all, data[STRAW_RING], got[STRAW_RING];
     pore_id a, b;
