@@ -1,0 +1,527 @@
+%% The membrane's machine: all straws of one domain, from the first knock to the last key. Pure, the twin of Python's
+%% pores/membrane.py.
+%%
+%% In: wishes (start, open, close, stop), changes of the store (changed, knocked), results of work, ends (ended,
+%% domain_gone, host_down), time (timer; `Now` is passed in). Out, by take/1: work to do and events.
+%%
+%%     {store, Key | none, Id, Tag, Steps}          one result by store_result/4: {Values of the steps done, Errno | ''}
+%%     {pore, Key, Id, Verb, Terms, Offer}          one by pore_result/4: ok | {ok, Offer} | busy | {error, Word}
+%%
+%% Steps: {read | list | get_perms | mkdir | delete | watch | unwatch, Path}, {write, Path, Value}, {set_perms, Path, Perms}
+%% and {atomic, Steps}: one transaction, done again when it gives eagain, in which {unless, Path, Value} ends the steps
+%% when the value is that. What is not there reads as undefined; any other refusal ends the work.
+-module(membrane_machine).
+
+-export([new/2, take/1, get_timer/1, timer/2, counts/1, pores/1, state/1]).
+-export([start/2, open/3, open/4, give_up/3, close/4, stop/2, report/4]).
+-export([changed/3, knocked/3, store_result/4, pore_result/4, ended/4, domain_gone/3, host_down/2]).
+-export_type([machine/0, key/0, work/0, event/0, options/0]).
+
+-include("membrane.hrl").
+
+-record(m, {
+    me :: integer(),
+    table :: membrane_table:table(),
+    limits = #limits{} :: #limits{},
+    wishes :: #terms{},
+    %% new, starting, running, stopping, stopped
+    state = new :: atom(),
+    pores = #{} :: #{key() => #pore{}},
+    next_id = 1 :: integer(),
+    counts = #{} :: #{atom() => pos_integer()},
+    active_top :: string(),
+    passive_top :: string(),
+    %% latest first
+    work = [] :: [work()],
+    events = [] :: [event()],
+    %% who has knocked and was not looked at yet, in their order
+    knocks = [] :: [integer()],
+    tokens :: number(),
+    tokens_at = 0 :: number(),
+    opens = [] :: [{integer(), number(), #terms{} | undefined}],
+    stop_at :: undefined | number(),
+    down = false :: boolean(),
+    now = 0 :: number()
+}).
+
+-opaque machine() :: #m{}.
+-type key() :: {passive | active, integer()}.
+-type work() ::
+    {store, key() | none, integer(), atom(), [tuple()]}
+    | {pore, key(), integer(), grant | attach | detach | withdraw, #terms{}, membrane_keys:offer() | none}.
+-type event() ::
+    started
+    | stopped
+    | {opened, key(), #terms{}, Asked :: boolean()}
+    | {refused, integer(), Reason :: atom()}
+    | {closed, key(), Reason :: atom()}
+    | {reported, What :: atom(), Peer :: integer(), Detail :: term()}.
+-type options() :: #{wishes => #terms{}, limits => #limits{}, table => membrane_table:table()}.
+
+%% The opener's straw may still be given up in favour of the peer's.
+-define(MAY_YIELD, [
+    'START', 'LOOKING', 'OLD_WAIT', 'CLEARING', 'PREPARING', 'KNOCKING', 'INIT_WAIT', 'LATE_WAIT'
+]).
+%% It is on its way out: a new one waits until it is gone.
+-define(LEAVING, ['LATE_ATTACHED', 'FINISHING', 'FINISHED', 'DETACHING', 'SAYING', 'LEAVING', 'DELETING']).
+%% Domain ids end here.
+-define(LIMIT_DOMID, 16#7FF0).
+
+-spec new(integer(), options()) -> machine().
+new(Me, Options) ->
+    Limits = maps:get(limits, Options, #limits{}),
+    #m{
+        me = Me,
+        table =
+            case Options of
+                #{table := Table} -> Table;
+                _ -> membrane_table:load()
+            end,
+        limits = Limits,
+        wishes = maps:get(wishes, Options, membrane_keys:wishes()),
+        tokens = Limits#limits.knocks,
+        active_top = membrane_keys:active_top(Me),
+        passive_top = membrane_keys:passive_top(Me)
+    }.
+
+%% Work to be started and events to be told, in their order.
+-spec take(machine()) -> {[work()], [event()], machine()}.
+take(#m{work = Work, events = Events} = M) ->
+    {lists:reverse(Work), lists:reverse(Events), M#m{work = [], events = []}}.
+
+%% What was refused, ignored or given up, by a short word.
+-spec counts(machine()) -> #{atom() => pos_integer()}.
+counts(#m{counts = Counts}) -> Counts.
+
+%% The states of all straws.
+-spec pores(machine()) -> #{key() => atom()}.
+pores(#m{pores = Pores}) -> maps:map(fun(_, #pore{state = State}) -> State end, Pores).
+
+-spec state(machine()) -> atom().
+state(#m{state = State}) -> State.
+
+%% ── time ──
+
+%% When timer/2 wants to be called.
+-spec get_timer(machine()) -> number() | undefined.
+get_timer(#m{limits = Limits} = M) ->
+    Pores = lists:append([[P#pore.until, P#pore.late_at, P#pore.look_at] || P <- maps:values(M#m.pores)]),
+    Opens = [LateAt || {_, LateAt, _} <- M#m.opens],
+    Stop = [M#m.stop_at || M#m.state =:= stopping],
+    Knocks = [M#m.tokens_at + Limits#limits.poll_time || M#m.state =:= running, M#m.knocks =/= []],
+    % undefined is an atom, and all atoms are more than any number
+    case lists:min([undefined | Pores ++ Opens ++ Stop ++ Knocks]) of
+        undefined -> undefined;
+        At -> At
+    end.
+
+-spec timer(number(), machine()) -> machine().
+timer(Now, M0) ->
+    M1 = each(fun(P) -> membrane_pore:timer(Now, P) end, maps:keys(M0#m.pores), M0#m{now = Now}),
+    {Late, Opens} = lists:partition(fun({_, LateAt, _}) -> Now >= LateAt end, M1#m.opens),
+    M2 = lists:foldl(fun({Peer, _, _}, M) -> tell({refused, Peer, timeout}, M) end, M1#m{opens = Opens}, Late),
+    case look_at_knocks(Now, M2) of
+        #m{stop_at = At, state = stopping} = M3 when At =/= undefined, Now >= At -> remove_trees(M3#m{stop_at = undefined});
+        M3 -> M3
+    end.
+
+%% ── news ──
+
+%% The watch of this straw has fired.
+-spec changed(key(), number(), machine()) -> machine().
+changed(Key, Now, M) ->
+    run(Key, fun membrane_pore:changed/1, M#m{now = Now}).
+
+%% The watch of our own top directory has fired, with this absolute path.
+-spec knocked(string(), number(), machine()) -> machine().
+knocked(Path, Now, M0) ->
+    case M0#m{now = Now} of
+        #m{state = running, active_top = Path} = M ->
+            % the watch's first event, or the whole tree: whoever is there
+            put_work(scan, [{list, Path}], M);
+        #m{state = running, me = Me} = M ->
+            case membrane_keys:knocker(Me, Path) of
+                undefined ->
+                    case lists:suffix("/warts", Path) of
+                        true -> report(forged, -1, tail(Path, 80), M);
+                        false -> M
+                    end;
+                Peer ->
+                    knock(Peer, Now, M)
+            end;
+        M ->
+            M
+    end.
+
+-spec store_result(work(), {[term()], atom()}, number(), machine()) -> machine().
+store_result({store, none, _, Tag, Steps}, Result, Now, M) ->
+    done(Tag, Steps, Result, Now, M#m{now = Now});
+store_result({store, Key, Id, Tag, _}, Result, Now, M) ->
+    run(Key, Id, fun(P) -> membrane_pore:store_result(Tag, Result, Now, P) end, M#m{now = Now}).
+
+-spec pore_result(work(), ok | {ok, membrane_keys:offer()} | busy | {error, atom()}, number(), machine()) -> machine().
+pore_result({pore, Key, Id, Verb, _, _}, Result, Now, M) ->
+    run(Key, Id, fun(P) -> membrane_pore:pore_result(Verb, Result, Now, P) end, M#m{now = Now}).
+
+%% ── wishes ──
+
+%% Removes what an earlier run left, then listens.
+-spec start(number(), machine()) -> machine().
+start(Now, M) ->
+    put_work(found, [{list, M#m.active_top}, {list, M#m.passive_top}], M#m{now = Now, state = starting}).
+
+-spec open(integer(), number(), machine()) -> machine().
+open(Peer, Now, M) ->
+    open(Peer, undefined, Now, M).
+
+%% Ends in {opened, _, _, true} or refused, within open_time if timer/2 is called. Wishes: other ones than the machine's.
+-spec open(integer(), #terms{} | undefined, number(), machine()) -> machine().
+open(Peer, Wishes, Now, M0) ->
+    M = M0#m{now = Now},
+    LateAt = Now + M#m.limits#limits.open_time,
+    case M of
+        #m{state = State, down = true} when State =/= starting, State =/= running -> tell({refused, Peer, host_down}, M);
+        #m{state = State} when State =/= starting, State =/= running -> tell({refused, Peer, stopped}, M);
+        #m{me = Peer} -> tell({refused, Peer, self}, M);
+        _ when Peer < 0; Peer >= ?LIMIT_DOMID -> tell({refused, Peer, not_found}, M);
+        #m{state = State, opens = Opens} ->
+            case lists:keymember(Peer, 1, Opens) of
+                true -> tell({refused, Peer, exists}, M);
+                false when State =:= starting -> M#m{opens = Opens ++ [{Peer, LateAt, Wishes}]};
+                false -> open(Peer, Wishes, LateAt, Now, M)
+            end
+    end.
+
+open(Peer, Wishes, LateAt, Now, #m{pores = Pores} = M) ->
+    Ours = maps:get({passive, Peer}, Pores, undefined),
+    Theirs = maps:get({active, Peer}, Pores, undefined),
+    case {Ours, Theirs} of
+        {_, #pore{state = 'CONNECTED'}} ->
+            tell({refused, Peer, exists}, M);
+        {undefined, #pore{asked = Asked}} ->
+            case is_first(Theirs, M) of
+                true when Asked -> tell({refused, Peer, exists}, M);
+                % its knock came first, and it would be the one in a glare: ours becomes the same straw
+                true -> put_pore(Theirs#pore{asked = true, late_at = LateAt}, M);
+                false -> open_ours(Peer, Wishes, LateAt, Now, M)
+            end;
+        {undefined, undefined} ->
+            open_ours(Peer, Wishes, LateAt, Now, M);
+        {#pore{state = 'LATE_WAIT'}, _} ->
+            feed({passive, Peer}, open, Now, put_pore(Ours#pore{asked = true, late_at = LateAt}, M));
+        {#pore{state = State}, _} ->
+            case lists:member(State, ?LEAVING) of
+                true -> M#m{opens = M#m.opens ++ [{Peer, LateAt, Wishes}]};
+                false -> tell({refused, Peer, exists}, M)
+            end
+    end.
+
+open_ours(Peer, Wishes, LateAt, Now, M0) ->
+    case is_full(M0) of
+        true ->
+            tell({refused, Peer, limit}, M0);
+        false ->
+            {P, M} = new_pore(passive, Peer, M0),
+            Liked =
+                case Wishes of
+                    undefined -> M#m.wishes;
+                    _ -> Wishes
+                end,
+            feed({passive, Peer}, open, Now, put_pore(P#pore{asked = true, late_at = LateAt, wishes = Liked}, M))
+    end.
+
+%% Nobody waits for an open of ours any more.
+-spec give_up(integer(), number(), machine()) -> machine().
+give_up(Peer, Now, M0) ->
+    M1 = M0#m{now = Now, opens = lists:keydelete(Peer, 1, M0#m.opens)},
+    GiveUp = fun
+        (#pore{asked = true, role = passive} = P) ->
+            membrane_pore:feed(late, Now, P#pore{asked = false, late_at = undefined});
+        (#pore{asked = true} = P) ->
+            P#pore{asked = false, late_at = undefined};
+        (P) ->
+            P
+    end,
+    run({active, Peer}, GiveUp, run({passive, Peer}, GiveUp, M1)).
+
+%% Ends in closed, when it was opened.
+-spec close(key(), atom(), number(), machine()) -> machine().
+close(Key, Why, Now, M) ->
+    run(Key, fun(P) -> membrane_pore:feed(close, Why, Now, P) end, M#m{now = Now}).
+
+%% Closes all; ends in stopped.
+-spec stop(number(), machine()) -> machine().
+stop(Now, #m{state = State} = M) when State =:= stopping; State =:= stopped ->
+    M#m{now = Now};
+stop(Now, #m{state = new} = M) ->
+    tell(stopped, M#m{now = Now, state = stopped});
+stop(Now, #m{state = State, opens = Opens} = M0) ->
+    M1 = M0#m{now = Now, state = stopping, stop_at = Now + M0#m.limits#limits.stop_time, knocks = [], opens = []},
+    M2 = lists:foldl(fun({Peer, _, _}, M) -> tell({refused, Peer, stopped}, M) end, M1, Opens),
+    M3 = each(fun(P) -> membrane_pore:feed(close, stopped, Now, P) end, maps:keys(M2#m.pores), M2),
+    case State of
+        starting -> M3;
+        running -> check_stopped(M3)
+    end.
+
+%% ── ends ──
+
+%% The pore itself found that its peer is gone (peer_gone) or hostile (corrupt).
+-spec ended(key(), atom(), number(), machine()) -> machine().
+ended(Key, Why, Now, M) ->
+    run(Key, fun(P) -> membrane_pore:feed(ended, Why, Now, P) end, M#m{now = Now}).
+
+%% A domain has died, by the backend's word.
+-spec domain_gone(integer(), number(), machine()) -> machine().
+domain_gone(Peer, Now, M) ->
+    Die = fun(P) -> membrane_pore:peer_died(Now, P) end,
+    each(Die, [Key || {_, P} = Key <- maps:keys(M#m.pores), P =:= Peer], M#m{now = Now}).
+
+%% No host and no store any more: everything ends at once, nothing can be told to anybody.
+-spec host_down(number(), machine()) -> machine().
+host_down(Now, #m{opens = Opens, state = State} = M0) ->
+    M1 = M0#m{now = Now, down = true, opens = []},
+    M2 = lists:foldl(fun({Peer, _, _}, M) -> tell({refused, Peer, host_down}, M) end, M1, Opens),
+    M3 = each(fun membrane_pore:host_down/1, maps:keys(M2#m.pores), M2),
+    M4 = M3#m{pores = #{}, work = [], knocks = []},
+    case State of
+        stopped -> M4;
+        _ -> tell(stopped, M4#m{state = stopped})
+    end.
+
+%% ── the pores and what they say ──
+
+each(Fun, Keys, M0) ->
+    lists:foldl(fun(Key, M) -> run(Key, Fun, M) end, M0, Keys).
+
+feed(Key, What, Now, M) ->
+    run(Key, fun(P) -> membrane_pore:feed(What, Now, P) end, M).
+
+run(Key, Fun, M) ->
+    run(Key, any, Fun, M).
+
+%% Brings something to a pore, and carries out what it says. A result of work for one that is gone is nothing to its
+%% successor.
+run(Key, Id, Fun, #m{pores = Pores} = M) ->
+    case Pores of
+        #{Key := #pore{id = Found} = P0} when Id =:= any; Id =:= Found ->
+            P = Fun(P0),
+            said(Key, P#pore.id, lists:reverse(P#pore.out), put_pore(P#pore{out = []}, M));
+        _ ->
+            M
+    end.
+
+said(_Key, _Id, [], M) ->
+    M;
+said({_, Peer} = Key, Id, [What | More], M0) ->
+    M =
+        case What of
+            {store, Tag, Steps} ->
+                M0#m{work = [{store, Key, Id, Tag, Steps} | M0#m.work]};
+            {pore, Verb, Terms, Offer} ->
+                M0#m{work = [{pore, Key, Id, Verb, Terms, Offer} | M0#m.work]};
+            {report, Word, Detail} ->
+                report(Word, Peer, Detail, M0);
+            {refused, Reason} ->
+                tell({refused, Peer, Reason}, M0);
+            {closed, Reason} ->
+                tell({closed, Key, Reason}, M0);
+            {opened, Asked} ->
+                #pore{terms = Terms} = maps:get(Key, M0#m.pores),
+                freed(Key, tell({opened, Key, Terms, Asked}, M0));
+            glare ->
+                glare(Key, M0);
+            gone ->
+                gone(Key, M0)
+        end,
+    said(Key, Id, More, M).
+
+put_pore(#pore{role = Role, peer = Peer} = P, M) ->
+    M#m{pores = (M#m.pores)#{{Role, Peer} => P}}.
+
+new_pore(Role, Peer, #m{next_id = Id} = M) ->
+    P = membrane_pore:new(Id, Role, Peer, M#m.me, M#m.wishes, {M#m.table, M#m.limits}),
+    {P, put_pore(P, M#m{next_id = Id + 1})}.
+
+tell(Event, M) ->
+    M#m{events = [Event | M#m.events]}.
+
+%% Counts something, and tells of it: to be logged, at a limited rate.
+-spec report(atom(), integer(), term(), machine()) -> machine().
+report(What, Peer, Detail, #m{counts = Counts} = M) ->
+    Count = maps:get(What, Counts, 0) + 1,
+    tell({reported, What, Peer, Detail}, M#m{counts = Counts#{What => Count}}).
+
+%% The opener's straw is up, or gone: a knock that was held behind it is looked at again.
+freed({passive, Peer}, M) -> feed({active, Peer}, free, M#m.now, M);
+freed(_, M) -> M.
+
+%% A pore has come to its end.
+gone({Role, Peer} = Key, #m{pores = Pores, now = Now} = M0) ->
+    {#pore{again = Again}, Left} = maps:take(Key, Pores),
+    M1 = M0#m{pores = Left},
+    M2 =
+        case Role of
+            active when Again -> knock(Peer, Now, M1);
+            active -> M1;
+            passive -> freed(Key, waiting_open(Peer, Now, M1))
+        end,
+    case M2 of
+        #m{state = stopping} -> check_stopped(M2);
+        #m{knocks = [_ | _]} -> look_at_knocks(Now, M2);
+        _ -> M2
+    end.
+
+waiting_open(Peer, Now, #m{opens = Opens} = M) ->
+    case lists:keytake(Peer, 1, Opens) of
+        {value, {_, LateAt, Wishes}, Left} -> open(Peer, Wishes, LateAt, Now, M#m{opens = Left});
+        false -> M
+    end.
+
+%% A knock is genuine: does it stand behind one of ours? Only between our own kind; a LING gets both.
+glare({active, Peer} = Key, #m{pores = Pores, me = Me, now = Now} = M0) ->
+    Theirs = maps:get(Key, Pores),
+    Ours = maps:get({passive, Peer}, Pores, undefined),
+    case Ours =/= undefined andalso is_own(Theirs, M0) andalso lists:member(Ours#pore.state, ?MAY_YIELD) of
+        false ->
+            run(Key, fun(P) -> membrane_pore:verified(genuine, Now, P) end, M0);
+        true when Me < Peer, Ours#pore.state =/= 'LATE_WAIT' ->
+            run(Key, fun(P) -> membrane_pore:verified(glare, Now, P) end, M0);
+        true ->
+            #pore{asked = Asked, late_at = LateAt} = Ours,
+            M1 = put_pore(Theirs#pore{asked = Asked, late_at = LateAt}, M0),
+            M2 = put_pore(Ours#pore{asked = false, late_at = undefined}, M1),
+            M3 = feed({passive, Peer}, yield, Now, M2),
+            run(Key, fun(P) -> membrane_pore:verified(genuine, Now, P) end, M3)
+    end.
+
+is_own(#pore{peer_kind = Own}, #m{wishes = Wishes}) ->
+    Own andalso membrane_keys:own_kind(Wishes).
+
+is_first(#pore{state = State} = Theirs, M) ->
+    Pending = membrane_pore:is_pending(Theirs) orelse State =:= 'INITIALISED' orelse State =:= 'CONFIRMING',
+    Pending andalso M#m.me > Theirs#pore.peer andalso is_own(Theirs, M).
+
+is_full(#m{pores = Pores, limits = Limits}) ->
+    map_size(Pores) >= Limits#limits.pores.
+
+knock(Peer, Now, #m{state = running, pores = Pores, knocks = Knocks, limits = Limits} = M) ->
+    case maps:get({active, Peer}, Pores, undefined) of
+        #pore{} = P ->
+            put_pore(P#pore{again = true}, M);
+        undefined ->
+            case lists:member(Peer, Knocks) of
+                true -> look_at_knocks(Now, M);
+                false when length(Knocks) >= Limits#limits.knocks_waiting -> report(flooded, Peer, "", M);
+                false -> look_at_knocks(Now, M#m{knocks = Knocks ++ [Peer]})
+            end
+    end;
+knock(_Peer, _Now, M) ->
+    M.
+
+%% As many as may be looked at now: a flood of them costs us no more than this.
+look_at_knocks(Now, #m{limits = Limits, tokens = Tokens, tokens_at = At, knocks = Knocks} = M) ->
+    More = max(0, Now - At) * Limits#limits.knock_rate,
+    look_at(Knocks, Now, M#m{tokens = min(Limits#limits.knocks, Tokens + More), tokens_at = Now}).
+
+look_at([Peer | Knocks], Now, #m{tokens = Tokens, limits = Limits} = M0) when Tokens >= 1 ->
+    Pending = length([P || P <- maps:values(M0#m.pores), membrane_pore:is_pending(P)]),
+    case Pending >= Limits#limits.pending orelse is_full(M0) of
+        true ->
+            M0;
+        false ->
+            {_, M1} = new_pore(active, Peer, M0#m{tokens = Tokens - 1, knocks = Knocks}),
+            M = feed({active, Peer}, open, Now, M1),
+            look_at(M#m.knocks, Now, M)
+    end;
+look_at(_, _Now, M) ->
+    M.
+
+%% ── start and stop: work without a pore ──
+
+put_work(Tag, Steps, M) ->
+    M#m{work = [{store, none, 0, Tag, Steps} | M#m.work]}.
+
+done(scan, _Steps, {[Names], ''}, Now, M0) when is_list(Names) ->
+    %% Knocks that were there before the watch.
+    Peers = [Peer || Peer <- lists:map(fun membrane_keys:domid_of/1, Names), Peer =/= undefined, Peer =/= M0#m.me],
+    lists:foldl(fun(Peer, M) -> knock_unknown(Peer, Now, M) end, M0, Peers);
+done(scan, _Steps, _Result, _Now, M) ->
+    M;
+done(found, _Steps, {[Active, Passive], ''}, _Now, #m{me = Me} = M) ->
+    %% What an earlier run left. Knocks that it has not answered are not its own: they are for us.
+    Ours = [{M#m.active_top ++ "/" ++ Name, Name, fun(D) -> membrane_keys:passive_dir(D, Me) end} || Name <- names(Active)],
+    Theirs = [
+        {M#m.passive_top ++ "/" ++ Name, Name, fun(D) -> membrane_keys:active_dir(D, Me) end}
+     || Name <- names(Passive)
+    ],
+    Steps = [
+        {read, Dir ++ "/state"}
+     || {Path, Name, Other} <- Ours ++ Theirs, Dir <- [Path, other_side(membrane_keys:domid_of(Name), Path, Other)]
+    ],
+    put_work(judged, Steps, M);
+done(found, _Steps, _Result, Now, M) ->
+    host_down(Now, M);
+done(judged, Steps, {Values, _}, Now, M0) ->
+    %% Removes it, but for passive directories whose LING waits for our 4.
+    {Delete, Waiting} = judge(Steps, Values, M0#m.active_top ++ "/"),
+    Tops = [{M0#m.active_top, "b"}, {M0#m.passive_top, "r"}],
+    Me = integer_to_list(M0#m.me),
+    Make = lists:append([[{mkdir, Top}, {set_perms, Top, [Right ++ Me]}] || {Top, Right} <- Tops]),
+    Finish = fun(Peer, M) ->
+        {_, M1} = new_pore(passive, Peer, M),
+        feed({passive, Peer}, finish, Now, M1)
+    end,
+    put_work(listening, Delete ++ Make ++ [{watch, M0#m.active_top}], lists:foldl(Finish, M0, Waiting));
+done(listening, _Steps, {_, Error}, Now, M) when Error =/= '' ->
+    host_down(Now, report(no_store, -1, Error, M));
+done(listening, _Steps, _Result, Now, #m{state = starting, opens = Opens} = M0) ->
+    M1 = knocked(M0#m.active_top, Now, tell(started, M0#m{state = running})),
+    Open = fun({Peer, LateAt, Wishes}, M) -> open(Peer, Wishes, LateAt, Now, M) end,
+    lists:foldl(Open, M1#m{opens = []}, Opens);
+done(listening, _Steps, _Result, _Now, M) ->
+    check_stopped(M);
+done(removed, _Steps, _Result, _Now, M) ->
+    tell(stopped, M#m{pores = #{}, state = stopped}).
+
+knock_unknown(Peer, Now, #m{pores = Pores} = M) ->
+    case is_map_key({active, Peer}, Pores) of
+        true -> M;
+        false -> knock(Peer, Now, M)
+    end.
+
+names(undefined) -> [];
+names(Names) -> Names.
+
+other_side(undefined, Path, _Other) -> Path;
+other_side(Domid, _Path, Other) -> Other(Domid).
+
+%% Of each directory that was found, our state in it and the other side's: what is to be deleted, and who waits for us.
+judge([{read, Path}, _ | Steps], Values, Active) ->
+    {Ours, Theirs, Rest} =
+        case Values of
+            [A, B | More] -> {A, B, More};
+            _ -> {"?", undefined, []}
+        end,
+    Dir = filename:dirname(Path),
+    Peer = membrane_keys:domid_of(filename:basename(Dir)),
+    {Delete, Waiting} = judge(Steps, Rest, Active),
+    case lists:prefix(Active, Path) of
+        true when Ours =:= undefined, Theirs =:= "2" -> {Delete, Waiting};
+        true -> {[{delete, Dir} | Delete], Waiting};
+        false when Theirs =:= "3", Peer =/= undefined -> {Delete, [Peer | Waiting]};
+        false -> {[{delete, Dir} | Delete], Waiting}
+    end;
+judge([], _, _) ->
+    {[], []}.
+
+check_stopped(#m{pores = Pores, stop_at = At} = M) when map_size(Pores) =:= 0, At =/= undefined ->
+    remove_trees(M#m{stop_at = undefined});
+check_stopped(M) ->
+    M.
+
+remove_trees(#m{active_top = Active, passive_top = Passive} = M) ->
+    put_work(removed, [{unwatch, Active}, {delete, Passive}, {delete, Active}], M).
+
+tail(Path, Length) ->
+    lists:nthtail(max(0, length(Path) - Length), Path).
