@@ -6,7 +6,7 @@
  *   -EBADF     no such pore (closed by us)            -EPIPE    the peer is gone; what it had sent was read before
  *   -EBADMSG   the peer wrote what no honest peer writes; the pore is failed and reads and writes nothing more
  *   -EINVAL    a wrong argument                       -EMSGSIZE a packet or frame that can never fit
- * Nothing on the data path allocates, and only pore_poke, pore_avail and pore_wait make system calls.
+ * Nothing on the data path allocates, and only pore_poke, pore_avail, pore_wait and pore_spin make system calls.
  *
  * This text is also read by cffi: plain declarations, no macros but the guard, constants as enums.
  */
@@ -158,11 +158,12 @@ enum pore_what {
     PORE_MORE = 4 /* more to read than the last call has seen: after pore_read_frames found no whole one */
 };
 
-/* Waits until there are `slots` bytes or packets to read (PORE_IN; 0: any), or `slots` are free (PORE_OUT): spins as far as that
- * has paid before, then sleeps. 1: there is. 0: timeout (microseconds, < 0 = none). -EINTR: a signal; wait again.
+/* Waits until there are `slots` bytes or packets to read (PORE_IN; 0: any), or `slots` are free (PORE_OUT): spins, or offers
+ * the peer our cpu, as far as that has paid before, then sleeps. 1: there is. 0: timeout (microseconds, < 0 = none). -EINTR: a signal; wait again.
  * -EPIPE and -EBADF also while it sleeps. */
 int pore_wait(struct pore_table *table, pore_id id, int what, uint32_t slots, int64_t timeout_us);
-/* Only the spinning of pore_wait: 1: there is. 0: not yet, or spinning has not paid here. Never a system call. */
+/* Only what pore_wait does before it sleeps, as far as that has paid here: 1: there is. 0: not yet. It may offer our cpu to
+ * others, once or twice. */
 int pore_spin(struct pore_table *table, pore_id id, int what, uint32_t slots);
 
 /* ---- the end ---- */

@@ -46,13 +46,21 @@ int memory_map(const struct pore_memory *memory, uint32_t pages, void **base);
 
 /* ---- a pore inside ---- */
 
-/* What waiting has taught (wait.c). */
+/* What offering our cpu has taught (wait.c). */
+struct offer {
+    bool first;        /* met the last time: before spinning */
+    uint32_t rest;     /* waits until the next one, when it came back late */
+    uint32_t interval; /* the rest after the next late one */
+    uint32_t on_time;  /* met since the last late one */
+};
+
+/* What waiting has taught. */
 struct spin {
     uint32_t misses;   /* in a row */
     uint32_t rest;     /* waits until the next try, when spinning has not paid */
     uint32_t interval; /* the rest after the next failed try */
     uint32_t trial;    /* spinning long, since a rest */
-    bool hand_over;    /* the last spin was met as soon as the peer was offered our cpu */
+    struct offer offer;
     uint64_t spins, hits, sleeps;
 };
 

@@ -2,6 +2,9 @@
 #define _GNU_SOURCE
 #include "core.h"
 
+/* Long copies are published in parts of so many bytes: the peer takes one while we make the next. */
+enum { PART = 32768 };
+
 int reason_error(int reason) { return reason == PORE_CORRUPT ? -EBADMSG : -EPIPE; }
 
 /* Locks one side of an open pore. */
@@ -36,7 +39,7 @@ static int tell(struct pore *pore, struct side *side) { return due(side) ? pore-
 
 static long read_stream(struct side *side, void *to, size_t length, bool announce) {
     struct ring *r = &side->ring;
-    uint32_t n;
+    uint32_t n, done, part;
     int error;
     if (r->known < length) {
         error = ring_look(r);
@@ -44,9 +47,11 @@ static long read_stream(struct side *side, void *to, size_t length, bool announc
         if (error) return error;
     }
     n = r->known < length ? r->known : (uint32_t)length;
-    if (!n) return 0;
-    ring_copy_out(r, 0, to, n);
-    ring_publish(r, n);
+    for (done = 0; done < n; done += part) {
+        part = n - done < PART ? n - done : PART;
+        ring_copy_out(r, 0, (uint8_t *)to + done, part);
+        ring_publish(r, part);
+    }
     return n;
 }
 
@@ -159,15 +164,15 @@ static int want_rest(struct side *side, size_t rest, bool announce) {
 static long write_stream(struct side *side, const void *from, size_t length, bool announce) {
     struct ring *r = &side->ring;
     size_t done = 0;
-    uint32_t n;
+    uint32_t n, part;
     int error, more;
     do {
         if (r->known < length - done && (error = ring_look(r))) return error;
         n = r->known < length - done ? r->known : (uint32_t)(length - done);
-        if (n) {
-            ring_copy_in(r, 0, (const uint8_t *)from + done, n);
-            ring_publish(r, n);
-            done += n;
+        for (; n; n -= part, done += part) {
+            part = n < PART ? n : PART;
+            ring_copy_in(r, 0, (const uint8_t *)from + done, part);
+            ring_publish(r, part);
         }
         if (done == length) break;
         /* The peer may have made room meanwhile; then once more. */

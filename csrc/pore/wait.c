@@ -1,12 +1,17 @@
-/* Waiting: spin as far as that pays, then sleep until the peer pokes.
+/* Waiting: spin as far as that pays, offer the peer our cpu where that does, then sleep until the peer pokes.
  *
  * Spinning saves two wake-ups of the kernel when the peer runs on another cpu, and costs its whole time when the peer needs
  * ours. Nobody can know beforehand: each side of a pore learns. While spinning is met it goes on; after a few misses in a row
  * it rests for some waits, twice as many after each failed trial. A trial spins longer than a wake-up takes, and as long as
  * that is met: a peer that still sleeps between messages is met too, until its own trial comes and both are fast.
+ *
+ * After a miss the cpu is offered to others: a peer that needs it works and has answered when it is ours again, and both have
+ * changed places without a poke. While that is met it comes first, before any spinning. But a stranger who takes the cpu
+ * keeps it a thousand times longer than a poke takes: who got it back late, does not offer it for long.
  */
 #define _GNU_SOURCE
 #include <poll.h>
+#include <sched.h>
 #include <time.h>
 
 #include "core.h"
@@ -17,7 +22,15 @@ enum {
     MISSES_MAX = 3,
     REST_FIRST = 64,
     REST_MAX = 4096,
-    LOOKS_PER_CLOCK = 32
+    LOOKS_PER_CLOCK = 64
+};
+
+enum {
+    OFFERS = 2,             /* a peer on our cpu has run after so many */
+    LATE_NS = 300000,       /* a cpu that comes back later was a stranger's, or the peer works so long that a poke is nothing */
+    OFFERS_PER_LATE = 2000, /* so many have to be met for each that came back late */
+    LATE_REST_FIRST = 1024,
+    LATE_REST_MAX = 1 << 20
 };
 
 static int64_t now_ns(void) {
@@ -58,6 +71,27 @@ static void spin_learn(struct spin *spin, bool met) {
     spin->interval = !spin->interval ? REST_FIRST : spin->interval < REST_MAX ? spin->interval * 2 : REST_MAX;
     spin->rest = spin->interval;
     spin->misses = spin->trial = 0;
+}
+
+/* Is the cpu to be offered this time? */
+static bool offer_due(struct offer *offer, int spin_us) {
+    if (spin_us >= 0) return false;
+    if (!offer->rest) return true;
+    offer->rest--;
+    return false;
+}
+
+static void offer_learn(struct offer *offer, bool met, bool late) {
+    offer->first = met;
+    if (!late) {
+        offer->on_time += met;
+        return;
+    }
+    if (offer->on_time >= OFFERS_PER_LATE) offer->interval = 0;
+    offer->interval = !offer->interval ? LATE_REST_FIRST : offer->interval < LATE_REST_MAX ? offer->interval * 2 : LATE_REST_MAX;
+    offer->rest = offer->interval;
+    offer->on_time = 0;
+    offer->first = false;
 }
 
 /* ---- pokes ---- */
@@ -163,18 +197,33 @@ struct view {
     ring_word *theirs;
     uint32_t seen, need;
     int64_t budget; /* how long to spin */
+    bool offer;     /* the cpu, */
+    bool first;     /* before spinning */
+    bool late;      /* an offered cpu came back so */
 };
-enum look { LOOK_FIRST, LOOK_SPINNING, LOOK_LAST };
+enum look { LOOK_FIRST, LOOK_OFFERED, LOOK_SPINNING, LOOK_LAST };
 
-/* 1: there, 0: not yet, -errno. The first look says how long to spin, one while spinning learns of its success, the last
- * one of its failure, and announces that we wait. */
+/* Is there something to be done before sleeping? */
+static bool hopeful(const struct view *view) { return view->budget || view->offer; }
+
+/* Learns from what was not met; side->lock is held. */
+static void give_up(struct side *side, const struct view *view) {
+    if (view->budget) spin_learn(&side->spin, false);
+    if (view->offer) offer_learn(&side->spin.offer, false, view->late);
+}
+
+/* 1: there, 0: not yet, -errno. The first look says how long to spin, those while spinning learn of its success, the last one
+ * of its failure, and announces that we wait. */
 static int look(struct pore *pore, pore_id id, int what, uint32_t slots, enum look how, struct view *view) {
     struct side *side = what == PORE_OUT ? &pore->out : &pore->in;
     struct ring *r = &side->ring;
     uint32_t need;
     int result;
     pthread_mutex_lock(&side->lock);
-    if (how == LOOK_FIRST) view->need = what == PORE_MORE ? r->known + 1 : what == PORE_IN && !slots ? 1 : slots;
+    if (how == LOOK_FIRST) {
+        need = what == PORE_MORE ? r->known + 1 : what == PORE_IN && !slots ? 1 : slots;
+        *view = (struct view){.theirs = r->theirs, .need = need};
+    }
     need = view->need;
     if (side->id != id) {
         result = -EBADF;
@@ -187,14 +236,19 @@ static int look(struct pore *pore, pore_id id, int what, uint32_t slots, enum lo
         if (!result && how == LOOK_LAST && r->known < need) result = ring_announce(r, need);
         if (!result && r->known >= need) result = 1;
         else if (!result && side->reason) result = reason_error(side->reason);
-        view->theirs = r->theirs;
         view->seen = r->seen;
-        if (how == LOOK_FIRST) view->budget = result ? 0 : spin_budget(&side->spin, pore->spin_us);
+        if (how == LOOK_FIRST && !result) {
+            view->budget = spin_budget(&side->spin, pore->spin_us);
+            view->offer = offer_due(&side->spin.offer, pore->spin_us);
+            view->first = view->offer && side->spin.offer.first;
+        }
+        if (how == LOOK_OFFERED && result == 1) offer_learn(&side->spin.offer, true, view->late);
         if (how == LOOK_SPINNING && result == 1) spin_learn(&side->spin, true);
         if (how == LOOK_LAST) {
-            if (view->budget) spin_learn(&side->spin, false);
+            give_up(side, view);
             side->spin.sleeps += !result;
             view->budget = 0;
+            view->offer = false;
         }
     }
     pthread_mutex_unlock(&side->lock);
@@ -202,17 +256,42 @@ static int look(struct pore *pore, pore_id id, int what, uint32_t slots, enum lo
     return result;
 }
 
-/* Spins without a lock: others may read and write meanwhile. The caller is a waiter, so the memory stays. */
-static int spin(struct pore *pore, pore_id id, int what, uint32_t slots, int64_t deadline, struct view *view) {
-    int64_t end = now_ns() + view->budget;
+static int glance(struct pore *pore, pore_id id, int what, uint32_t slots, enum look how, struct view *view) {
+    return ring_load_index(view->theirs) == view->seen ? 0 : look(pore, id, what, slots, how, view);
+}
+
+/* As far as the budget goes, without asking for the time at first. */
+static int spin(struct pore *pore, pore_id id, int what, uint32_t slots, struct view *view) {
+    int64_t end = 0;
     int result = 0;
-    if (deadline >= 0 && deadline < end) end = deadline;
     do {
         for (int i = 0; i < LOOKS_PER_CLOCK && !result; i++) {
-            if (ring_load_index(view->theirs) != view->seen) result = look(pore, id, what, slots, LOOK_SPINNING, view);
-            else relax();
+            result = glance(pore, id, what, slots, LOOK_SPINNING, view);
+            relax();
         }
+        if (!end) end = now_ns() + view->budget;
     } while (!result && now_ns() < end);
+    return result;
+}
+
+static int offer(struct pore *pore, pore_id id, int what, uint32_t slots, struct view *view) {
+    int64_t start = now_ns();
+    int result = 0;
+    for (int i = 0; i < OFFERS && !result && !view->late; i++) {
+        sched_yield();
+        view->late = now_ns() - start > LATE_NS;
+        result = glance(pore, id, what, slots, LOOK_OFFERED, view);
+    }
+    return result;
+}
+
+/* All that can be done before sleeping, without a lock: others may read and write meanwhile. The caller is a waiter, so the
+ * memory stays. */
+static int hope(struct pore *pore, pore_id id, int what, uint32_t slots, struct view *view) {
+    int result = 0;
+    if (view->first) result = offer(pore, id, what, slots, view);
+    if (!result && view->budget) result = spin(pore, id, what, slots, view);
+    if (!result && view->offer && !view->first) result = offer(pore, id, what, slots, view);
     return result;
 }
 
@@ -227,13 +306,13 @@ int pore_spin(struct pore_table *table, pore_id id, int what, uint32_t slots) {
     uint32_t drains;
     int result = check(pore, what);
     if (!result) result = look(pore, id, what, slots, LOOK_FIRST, &view);
-    if (result || !view.budget) return result;
+    if (result || !hopeful(&view)) return result;
     if ((result = waiter_enter(pore, id, &drains))) return result;
-    result = spin(pore, id, what, slots, -1, &view);
+    result = hope(pore, id, what, slots, &view);
     if (!result) {
         struct side *side = what == PORE_OUT ? &pore->out : &pore->in;
         pthread_mutex_lock(&side->lock);
-        spin_learn(&side->spin, false);
+        give_up(side, &view);
         pthread_mutex_unlock(&side->lock);
     }
     waiter_leave(pore);
@@ -251,9 +330,11 @@ int pore_wait(struct pore_table *table, pore_id id, int what, uint32_t slots, in
     if (timeout_us >= 0) {
         int64_t now = now_ns();
         deadline = timeout_us > (INT64_MAX - now) / 1000 ? INT64_MAX : now + timeout_us * 1000;
+        if (deadline - now < view.budget) view.budget = 0;
+        if (!timeout_us) view.offer = view.first = false;
     }
     if ((result = waiter_enter(pore, id, &drains))) return result;
-    if (view.budget) result = spin(pore, id, what, slots, deadline, &view);
+    if (hopeful(&view)) result = hope(pore, id, what, slots, &view);
     /* After the deadline one more look. */
     while (!result) {
         result = look(pore, id, what, slots, LOOK_LAST, &view);
