@@ -31,6 +31,12 @@ __all__ = [
     "lib",
     "straw_pages",
     "tube_refs",
+    "xen_alloc_channel",
+    "xen_bind_channel",
+    "xen_grant",
+    "xen_lock",
+    "xen_map",
+    "xen_still_mapped",
 ]
 
 ACTIVE: int = lib.PORE_ACTIVE
@@ -70,22 +76,69 @@ def straw_pages(ring_bytes: int = 0) -> int:
     return pages
 
 
-def memory(fd: int, pages: int, page_index: Sequence[int] | None) -> tuple[Any, Any]:
-    """A struct pore_memory, and what has to stay alive as long as it."""
+def memory(fd: int, pages: int, page_index: Sequence[int] | None, xen: bool = False) -> tuple[Any, Any]:
+    """A struct pore_memory, and what has to stay alive as long as it. xen: of gntalloc or gntdev."""
     if page_index is not None and len(page_index) != pages:
         raise ValueError(f"{pages} pages are needed, not {len(page_index)}")
     index = ffi.NULL if page_index is None else ffi.new("uint32_t[]", list(page_index))
-    return ffi.new("struct pore_memory *", {"fd": fd, "pages": pages, "page_index": index}), index
+    platform = lib.PORE_XEN if xen else lib.PORE_LOCAL
+    fields = {"fd": fd, "pages": pages, "page_index": index, "platform": platform}
+    return ffi.new("struct pore_memory *", fields), index
 
 
-def tube_refs(memory_fd: int, page: int = 0) -> list[int]:
+def tube_refs(memory_fd: int, page: int = 0, xen: bool = False) -> list[int]:
     """The 64 grant references that a tube's page names, tx buffers first. PoreError when the memory is not sealed."""
     refs = ffi.new("uint32_t[]", TUBE_BUFFERS)
-    struct, _alive = memory(memory_fd, 1, [page])
+    struct, _alive = memory(memory_fd, 1, None if xen else [page], xen)
     result = lib.pore_tube_refs(struct, refs)
     if result < 0:
         raise error(result)
     return list(refs)
+
+
+# ---- Xen's devices: each of these returns a descriptor, for the caller to close ----
+
+
+def xen_grant(own: int, peer: int, pages: int) -> tuple[int, tuple[int, ...]]:
+    """(descriptor, refs) of pages granted to a domain. PoreError ENOSPC: the kernel's limit; EINVAL: our own domain."""
+    refs = ffi.new("uint32_t[]", pages)
+    fd = _descriptor(lib.xen_grant(own, peer, pages, refs), "gntalloc")
+    return fd, tuple(refs)
+
+
+def xen_still_mapped(grant: int, pages: int) -> bool:
+    """Whether the peer says that it has it mapped; one that does not say has not."""
+    result = lib.xen_still_mapped(grant, pages)
+    if result < 0:
+        raise error(result)
+    return bool(result)
+
+
+def xen_map(peer: int, refs: Sequence[int]) -> int:
+    return _descriptor(lib.xen_map(peer, ffi.new("uint32_t[]", list(refs)), len(refs)), "gntdev")
+
+
+def xen_alloc_channel(peer: int) -> tuple[int, int]:
+    """(descriptor, port)"""
+    port = ffi.new("uint32_t *")
+    return _descriptor(lib.xen_alloc_channel(peer, port), "evtchn"), port[0]
+
+
+def xen_bind_channel(peer: int, peer_port: int) -> tuple[int, int]:
+    """(descriptor, our port)"""
+    port = ffi.new("uint32_t *")
+    return _descriptor(lib.xen_bind_channel(peer, peer_port, port), "evtchn"), port[0]
+
+
+def xen_lock(kind: str) -> int:
+    """The lock of the domain's one strawman ("straw") or its like for tubes ("tube"); PoreError EBUSY."""
+    return _descriptor(lib.xen_lock(lib.XEN_LOCK_TUBE if kind == "tube" else lib.XEN_LOCK_STRAW), "gntalloc")
+
+
+def _descriptor(result: int, device: str) -> int:
+    if result < 0:
+        raise PoreError(-result, f"/dev/xen/{device}")
+    return result
 
 
 class HostMessage(NamedTuple):

@@ -65,6 +65,11 @@ class Holding:
         self._channels.append(channel)
         return channel
 
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """What `Pore` has to know of the channels, in their order: on Xen our ports, else nothing."""
+        return tuple(channel.port for channel in self._channels if channel.xen)
+
     async def map(self, refs: Sequence[int]) -> Mapping:
         mapping = await self.backend.map(self.peer, refs)
         self._mappings.append(mapping)

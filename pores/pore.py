@@ -64,7 +64,8 @@ class Pore:
     """An open pore; a context manager. Made by `straw`, `tube` and `xenstore`.
 
     `memory` is a sealed memfd: it stays the caller's, and may be closed afterwards. Channels are descriptors of
-    socketpair ends: the pore's when a maker returns, the caller's still when it raises. `role` is ACTIVE for the side
+    socketpair ends: the pore's when a maker returns, the caller's still when it raises. On Xen (`ports`: ours, one of
+    each channel) memory and channels are what the Xen backend has. `role` is ACTIVE for the side
     that granted the memory (and lays it out: make its pore before the peer knows of it), PASSIVE for the other. `owner`
     is any number, for `PoreTable.close_owned`. Makers raise PoreError: EPERM (unsealed), EINVAL (too small, a wrong
     option), EMFILE (the table is full); PoreCorrupt: not laid out as agreed.
@@ -96,6 +97,7 @@ class Pore:
         spin_us: int = SPIN_DEFAULT,
         owner: int = 0,
         page_index: Sequence[int] | None = None,
+        ports: Sequence[int] = (),
         table: PoreTable | None = None,
     ) -> Pore:
         """A straw: LING's 8 pages, or a wide one of `ring_bytes` a direction (pages: `straw_pages`).
@@ -105,7 +107,8 @@ class Pore:
         as it pays.
         """
         pages = _native.straw_pages(ring_bytes)
-        options = _options(role, owner, spin_us, ring_bytes, bool(ring_bytes) if suppress is None else suppress)
+        suppress = bool(ring_bytes) if suppress is None else suppress
+        options = _options(role, owner, spin_us, ports, ring_bytes, suppress)
         return cls._open(lib.pore_open_straw, table, memory, pages, page_index, (channel,), options)
 
     @classmethod
@@ -118,10 +121,11 @@ class Pore:
         spin_us: int = SPIN_DEFAULT,
         owner: int = 0,
         page_index: Sequence[int] | None = None,
+        ports: Sequence[int] = (),
         table: PoreTable | None = None,
     ) -> Pore:
         """XenStore's ring page; PASSIVE is the domain, ACTIVE the store."""
-        options = _options(role, owner, spin_us)
+        options = _options(role, owner, spin_us, ports)
         return cls._open(lib.pore_open_xenstore, table, memory, 1, page_index, (channel,), options)
 
     @classmethod
@@ -136,13 +140,14 @@ class Pore:
         spin_us: int = SPIN_DEFAULT,
         owner: int = 0,
         page_index: Sequence[int] | None = None,
+        ports: Sequence[int] = (),
         table: PoreTable | None = None,
     ) -> Pore:
         """A tube: packets of 1 to 4096 bytes, 31 each way. tx is from opener (PASSIVE) to acceptor (ACTIVE).
 
         65 pages: the page, 32 buffers of tx, 32 of rx. refs: the buffers' 64 grant references.
         """
-        options = _options(role, owner, spin_us)
+        options = _options(role, owner, spin_us, ports)
         if refs is not None and len(refs) != _native.TUBE_BUFFERS:
             raise ValueError(f"{_native.TUBE_BUFFERS} refs are needed, not {len(refs)}")
         array = ffi.NULL if refs is None else ffi.new("uint32_t[]", list(refs))
@@ -161,7 +166,8 @@ class Pore:
         options: Any,
     ) -> Pore:
         table = table or PoreTable(1)
-        struct, _alive = _native.memory(memory, pages, page_index)
+        xen = options.ports[0] != 0
+        struct, _alive = _native.memory(memory, pages, None if xen else page_index, xen)
         id = ffi.new("pore_id *")
         result = maker(table.cdata, struct, *channels, options, id)
         if result < 0:
@@ -381,8 +387,17 @@ class Pore:
         return error(result, self.reason)
 
 
-def _options(role: int, owner: int, spin_us: int, ring_bytes: int = 0, suppress: bool = False) -> Any:
+def _options(
+    role: int, owner: int, spin_us: int, ports: Sequence[int], ring_bytes: int = 0, suppress: bool = False
+) -> Any:
     return ffi.new(
         "struct pore_options *",
-        {"role": role, "owner": owner, "spin_us": spin_us, "ring_bytes": ring_bytes, "suppress": suppress},
+        {
+            "role": role,
+            "owner": owner,
+            "spin_us": spin_us,
+            "ring_bytes": ring_bytes,
+            "suppress": suppress,
+            "ports": list(ports),
+        },
     )

@@ -75,6 +75,7 @@ class StrawDriver:
                 ring_bytes=terms.ring_bytes,
                 suppress=terms.suppress,
                 page_index=page_index,
+                ports=holding.ports,
                 table=holding.table,
             )
         )

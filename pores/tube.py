@@ -33,13 +33,21 @@ class TubeDriver:
         grant = await holding.grant(TUBE_PAGES)
         tx, rx = await holding.alloc_channel(), await holding.alloc_channel()
         holding.took(
-            Pore.tube(grant.fd, tx.fd, rx.fd, role=ACTIVE, refs=grant.refs[1:], table=holding.table),
+            Pore.tube(
+                grant.fd,
+                tx.fd,
+                rx.fd,
+                role=ACTIVE,
+                refs=grant.refs[1:],
+                ports=holding.ports,
+                table=holding.table,
+            )
         )
         return Offer(grant.refs, (tx.port, rx.port))
 
     async def attach(self, holding: Holding, offer: Offer, terms: Terms) -> None:
         page = await holding.map(offer.refs)
-        refs = tube_refs(page.fd, page.page_index[0])
+        refs = tube_refs(page.fd, page.page_index[0], page.xen)
         await holding.unmap(page)
         mapping = await holding.map((*offer.refs, *refs))
         tx, rx = [await holding.bind_channel(port) for port in offer.ports]
@@ -51,6 +59,7 @@ class TubeDriver:
                 role=PASSIVE,
                 refs=refs,
                 page_index=mapping.page_index,
+                ports=holding.ports,
                 table=holding.table,
             )
         )

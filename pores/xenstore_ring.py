@@ -29,7 +29,7 @@ class XenstoreDriver:
         """The store's side."""
         grant = await holding.grant(PAGES)
         channel = await holding.alloc_channel()
-        holding.took(Pore.xenstore(grant.fd, channel.fd, role=ACTIVE, table=holding.table))
+        holding.took(Pore.xenstore(grant.fd, channel.fd, role=ACTIVE, ports=holding.ports, table=holding.table))
         return Offer(grant.refs, (channel.port,))
 
     async def attach(self, holding: Holding, offer: Offer, terms: Terms) -> None:
@@ -38,7 +38,14 @@ class XenstoreDriver:
         (port,) = offer.ports
         channel = await holding.bind_channel(port)
         holding.took(
-            Pore.xenstore(mapping.fd, channel.fd, role=PASSIVE, page_index=mapping.page_index, table=holding.table)
+            Pore.xenstore(
+                mapping.fd,
+                channel.fd,
+                role=PASSIVE,
+                page_index=mapping.page_index,
+                ports=holding.ports,
+                table=holding.table,
+            )
         )
 
 

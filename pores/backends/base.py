@@ -29,6 +29,8 @@ class Grant:
     refs: tuple[int, ...]
     fd: int
     ended: bool = False
+    xen: bool = False
+    """Of Xen's devices, as are the mappings and channels that go with it."""
 
     def close_fd(self) -> None:
         self.fd = _close(self.fd)
@@ -43,6 +45,7 @@ class Mapping:
     page_index: tuple[int, ...]
     fd: int
     ended: bool = False
+    xen: bool = False
 
     def close_fd(self) -> None:
         self.fd = _close(self.fd)
@@ -56,6 +59,7 @@ class Channel:
     port: int
     fd: int
     ended: bool = False
+    xen: bool = False
 
     def taken(self) -> None:
         self.fd = -1
