@@ -1,5 +1,6 @@
 """Types of the C codec (csrc/etf). Use it through node.etf and node.terms."""
 
+from collections.abc import Callable
 from typing import Any, Final, Literal, final
 
 from typing_extensions import Buffer
@@ -59,15 +60,64 @@ class Reference:
     def ids(self) -> tuple[int, ...]: ...
     def __hash__(self) -> int: ...
 
+@final
+class Crossing:
+    def __new__(
+        cls,
+        ours: int,
+        peer: int,
+        start: int,
+        own: Reference,
+        dead: Pid,
+        peer_node: Atom,
+        give: Callable[[list[tuple[Any, Pid | None]]], list[int]],
+        take: Callable[[list[int]], object],
+        max_nodes: int,
+    ) -> Crossing: ...
+    @property
+    def ours(self) -> int: ...
+    @property
+    def peer(self) -> int: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def own(self) -> Reference: ...
+    @property
+    def peer_node(self) -> Atom: ...
+    @property
+    def given(self) -> dict[int, Pid]: ...
+    @property
+    def proxies(self) -> dict[int, Pid]: ...
+    @property
+    def out(self) -> dict[Pid, int]: ...
+    @property
+    def refs(self) -> dict[int, Any]: ...
+    @property
+    def nodes(self) -> set[Atom]: ...
+    spent: int
+    forged: int
+
 def encode(
-    term: Any, /, *, none: str | Atom = "undefined", dialect: Literal["otp", "ling"] = "otp", ling_maps: bool = False
+    term: Any,
+    /,
+    *,
+    none: str | Atom = "undefined",
+    dialect: Literal["otp", "ling"] = "otp",
+    ling_maps: bool = False,
+    crossing: Crossing | None = None,
 ) -> bytes: ...
 def encode_pieces(
     term: Any, /, *, none: str | Atom = "undefined", dialect: Literal["otp", "ling"] = "otp", ling_maps: bool = False
 ) -> list[bytes]: ...
 def encode_frame(control: tuple[Any, ...], payload: Any = ..., /, *, none: str | Atom = "undefined") -> list[bytes]: ...
 def decode(
-    data: Buffer, /, *, max_depth: int = ..., max_inflated: int = ..., dialect: Literal["otp", "ling"] = "otp"
+    data: Buffer,
+    /,
+    *,
+    max_depth: int = ...,
+    max_inflated: int = ...,
+    dialect: Literal["otp", "ling"] = "otp",
+    crossing: Crossing | None = None,
 ) -> Any: ...
 def decode_prefix(
     data: Buffer, /, *, max_depth: int = ..., max_inflated: int = ..., dialect: Literal["otp", "ling"] = "otp"

@@ -4,6 +4,7 @@
  * Memory is justified by the input: a container is allocated only when the bytes that are left, less one for each
  * element that the containers around it still wait for, can hold its elements.
  */
+#include "crossing.h"
 #include "decode.h"
 #include "long.h"
 
@@ -289,6 +290,10 @@ PyObject *decode_term(Decoder *d, const uint8_t **at)
             break;
         case TAG_NEW_PID:
         case TAG_PID:
+            if (d->crossing != NULL) {
+                fail(d, p, "a pid crosses a straw as that of a domain only");
+                goto failed;
+            }
             if ((q = read_pid(d, p, &v)) == NULL)
                 goto leaf_failed;
             p = q;
@@ -298,6 +303,8 @@ PyObject *decode_term(Decoder *d, const uint8_t **at)
         case TAG_REFERENCE:
             if ((q = read_reference(d, p, &v)) == NULL)
                 goto leaf_failed;
+            if (d->crossing != NULL && turn_reference(d, *p, f.kind == F_TAIL, &v) < 0)
+                goto failed;
             p = q;
             break;
         case TAG_NEW_PORT:
@@ -313,6 +320,12 @@ PyObject *decode_term(Decoder *d, const uint8_t **at)
             p = q;
             break;
         case TAG_LING_PID:
+            if (d->crossing != NULL) {
+                if ((q = read_crossing_pid(d, p, &v)) == NULL)
+                    goto leaf_failed;
+                p = q;
+                break;
+            }
             if (d->dialect != DIALECT_LING) {
                 fail(d, p, "a LING pid outside the ling dialect");
                 goto failed;
@@ -726,6 +739,22 @@ static int option_size(PyObject *value, const char *name, Py_ssize_t *size)
     return 0;
 }
 
+/* The term, or NULL and an exception. */
+static PyObject *decode_all(Decoder *d, const uint8_t **p, int prefix)
+{
+    int collecting = PyGC_Disable();
+    PyObject *term = decode_top(d, p);
+    if (collecting)
+        PyGC_Enable();
+    if (term != NULL && !prefix && *p != d->end) {
+        Py_CLEAR(term);
+        fail(d, *p, "data after the term");
+    }
+    if (term == NULL)
+        decode_error_raise(d);
+    return term;
+}
+
 static PyObject *decode_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, int prefix)
 {
     State *state = state_of(module);
@@ -748,6 +777,12 @@ static PyObject *decode_call(PyObject *module, PyObject *const *args, Py_ssize_t
         } else if (PyUnicode_CompareWithASCIIString(name, "dialect") == 0) {
             if ((d.dialect = dialect_argument(value)) < 0)
                 return NULL;
+        } else if (!prefix && PyUnicode_CompareWithASCIIString(name, "crossing") == 0) {
+            if (value != Py_None && !Py_IS_TYPE(value, state->crossing_type)) {
+                PyErr_SetString(PyExc_TypeError, "crossing must be a Crossing or None");
+                return NULL;
+            }
+            d.crossing = value == Py_None ? NULL : (Crossing *)value;
         } else {
             PyErr_Format(PyExc_TypeError, "unexpected keyword argument %R", name);
             return NULL;
@@ -758,16 +793,25 @@ static PyObject *decode_call(PyObject *module, PyObject *const *args, Py_ssize_t
     d.start = view.buf;
     d.end = d.start + view.len;
     const uint8_t *p = d.start;
-    int collecting = PyGC_Disable();
-    PyObject *term = decode_top(&d, &p);
-    if (collecting)
-        PyGC_Enable();
-    if (term != NULL && !prefix && p != d.end) {
-        Py_CLEAR(term);
-        fail(&d, p, "data after the term");
+    PyObject *term = NULL;
+    if (d.crossing == NULL) {
+        term = decode_all(&d, &p, prefix);
+    } else if ((d.missing = PyList_New(0)) != NULL) {
+        PyObject *missing = d.missing;
+        term = decode_all(&d, &p, 0);
+        if (term != NULL && PyList_GET_SIZE(missing) > 0) {
+            /* new processes of the peer: once they have pids here, the same once more */
+            Py_CLEAR(term);
+            PyObject *taken = PyObject_CallOneArg(d.crossing->take, missing);
+            if (taken != NULL) {
+                Py_DECREF(taken);
+                d.missing = NULL;
+                p = d.start;
+                term = decode_all(&d, &p, 0);
+            }
+        }
+        Py_DECREF(missing);
     }
-    if (term == NULL)
-        decode_error_raise(&d);
     PyBuffer_Release(&view);
     return term == NULL || !prefix ? term : Py_BuildValue("Nn", term, (Py_ssize_t)(p - d.start));
 }

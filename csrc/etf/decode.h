@@ -26,6 +26,10 @@ const uint8_t *read_binary(Decoder *d, const uint8_t *p, PyObject **value);
 const uint8_t *read_string(Decoder *d, const uint8_t *p, PyObject **value);
 const uint8_t *read_export(Decoder *d, const uint8_t *p, PyObject **value);
 const uint8_t *read_ling_pid(Decoder *d, const uint8_t *p, PyObject **value);
+/* Between domains (crossing.c): a pid; and *value, just read from `tag`, becomes what it means here. tail: it is the tail
+ * of a list. -1: as NULL above. */
+const uint8_t *read_crossing_pid(Decoder *d, const uint8_t *p, PyObject **value);
+int turn_reference(Decoder *d, uint8_t tag, int tail, PyObject **value);
 
 /* A fun up to its free variables: *fun gets all fields but FUN_FREE, *count the number of those, *end where the fun
  * ends. A record up to its values; owed: bytes that what is around it still needs. */

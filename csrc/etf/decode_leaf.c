@@ -398,7 +398,11 @@ const uint8_t *read_fun_head(Decoder *d, const uint8_t *p, PyObject **fun, Py_ss
             refuse(d, p, TRUNCATED);
             goto failed;
         }
-        if ((p = field == FUN_PID ? read_pid(d, p, &value) : read_int(d, p, &value)) == NULL)
+        if (field == FUN_PID && d->crossing != NULL && *p == TAG_LING_PID)
+            p = read_crossing_pid(d, p, &value);
+        else
+            p = field == FUN_PID ? read_pid(d, p, &value) : read_int(d, p, &value);
+        if (p == NULL)
             goto failed;
         record_set(state, R_FUN, *fun, field, value);
     }

@@ -210,6 +210,8 @@ static int begin_improper(Encoder *e, PyObject *value)
         return refuse(e, "an ImproperList needs a tuple of items and a tail that is not a list");
     if (Py_IS_TYPE(tail, e->state->records[R_IMPROPER].type))
         return refuse(e, "the tail of an ImproperList is another one: join their items");
+    if (e->o->crossing != NULL && is_alias(e->o->crossing, items, tail))
+        return cross_alias(e, value);
     Py_ssize_t n = PyTuple_GET_SIZE(items);
     return put_head(e, TAG_LIST, n) < 0 ? -1 : push(e, E_IMPROPER, value, items, n);
 }
@@ -248,7 +250,7 @@ static int begin_fun(Encoder *e, PyObject *value)
         e->w->pass = NULL;
     }
     if (field_atom(e, R_FUN, value, FUN_MODULE) < 0 || put_int(e, old_index) < 0 || put_int(e, old_uniq) < 0 ||
-        put_pid(e, (Pid *)pid) < 0 || push(e, E_FREE, value, free_vars, n) < 0)
+        put_plain_pid(e, (Pid *)pid) < 0 || push(e, E_FREE, value, free_vars, n) < 0)
         return -1;
     e->stack[e->depth - 1].head = p + 1;
     e->stack[e->depth - 1].head_at = head_at;

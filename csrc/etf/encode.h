@@ -48,12 +48,20 @@ int put_float(Encoder *e, double number);
 int put_bytes(Encoder *e, const char *data, Py_ssize_t length, PyObject *owner);
 int put_str(Encoder *e, PyObject *text);
 int put_pid(Encoder *e, const Pid *pid);
+int put_plain_pid(Encoder *e, const Pid *pid); /* whatever the domain */
 int put_port(Encoder *e, const Port *port);
 int put_reference(Encoder *e, const Reference *ref);
+int put_plain_reference(Encoder *e, const Reference *ref);
 int put_view(Encoder *e, PyObject *value);
 int put_export(Encoder *e, PyObject *value);
 int put_bits(Encoder *e, PyObject *value);
 int put_ling_pid(Encoder *e, PyObject *value);
+
+/* The same between domains (crossing.c). is_alias: is this `[alias|Ref]`, which crosses as one reference of a table? */
+int cross_pid(Encoder *e, const Pid *pid);
+int cross_reference(Encoder *e, const Reference *ref);
+int is_alias(const Crossing *c, PyObject *items, PyObject *tail);
+int cross_alias(Encoder *e, PyObject *improper);
 
 /* A field of a record, checked: what a user wrote into one may be anything. */
 int field_atom(Encoder *e, RecordKind kind, PyObject *record, int field);

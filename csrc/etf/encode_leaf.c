@@ -150,6 +150,11 @@ int put_str(Encoder *e, PyObject *text)
 
 int put_pid(Encoder *e, const Pid *pid)
 {
+    return e->o->crossing != NULL ? cross_pid(e, pid) : put_plain_pid(e, pid);
+}
+
+int put_plain_pid(Encoder *e, const Pid *pid)
+{
     if (e->o->dialect == DIALECT_LING)
         return refuse(e, "LING takes LingPid only, not %R", pid);
     if (writer_need(e->w, 1) < 0)
@@ -188,6 +193,11 @@ int put_port(Encoder *e, const Port *port)
 }
 
 int put_reference(Encoder *e, const Reference *ref)
+{
+    return e->o->crossing != NULL ? cross_reference(e, ref) : put_plain_reference(e, ref);
+}
+
+int put_plain_reference(Encoder *e, const Reference *ref)
 {
     int ling = e->o->dialect == DIALECT_LING;
     if (ling && (ref->count > 3 || ref->ids[0] >= 1 << 18 || ref->creation > 3))
@@ -290,6 +300,8 @@ int put_bits(Encoder *e, PyObject *value)
 int put_ling_pid(Encoder *e, PyObject *value)
 {
     uint64_t boxid = 0, domid = 0, id = 0;
+    if (e->o->crossing != NULL)
+        return refuse(e, "a LingPid is for raw frames: its process has a Pid here");
     if (e->o->dialect != DIALECT_LING && !e->canonical)
         return refuse(e, "a LingPid can't be said outside the ling dialect");
     if (field_word(e, R_LING_PID, value, LING_BOXID, UINT64_MAX, &boxid) < 0 ||

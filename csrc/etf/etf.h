@@ -3,7 +3,7 @@
  * What each file is for: atoms.c (Atom and its weak intern table), terms.c (Pid, Port, Reference),
  * records.c (the slotted Python classes of node/terms.py, filled and read without calling Python),
  * decode.c and encode.c (terms), blocks.c (memory shared with memoryviews), reader.c and outbox.c (frames of
- * one connection), module.c (the module). Nothing here knows of sockets or of the distribution protocol's
+ * one connection), crossing.c (pids between domains), module.c (the module). Nothing here knows of sockets or of the distribution protocol's
  * messages. All state hangs on the module; there are no mutable globals.
  */
 #ifndef STRAWBRIDGE_ETF_H
@@ -72,6 +72,8 @@ enum {
 #define WIRE_TEXT 30                  /* atoms up to here are held as they look on the wire */
 
 typedef struct Atom Atom;
+typedef struct Crossing Crossing;
+typedef struct Holes Holes;
 typedef struct AtomTable AtomTable;
 
 struct Atom {
@@ -130,7 +132,7 @@ typedef struct {
 typedef struct {
     PyObject *module; /* borrowed: the module that owns this state */
     PyTypeObject *atom_type, *pid_type, *port_type, *reference_type;
-    PyTypeObject *block_type, *piece_type, *reader_type, *outbox_type;
+    PyTypeObject *block_type, *piece_type, *reader_type, *outbox_type, *crossing_type;
     AtomTable *atoms;
     Atom *recent[RECENT_ATOMS];
     PyObject *keys[RECENT_KEYS];
@@ -242,6 +244,8 @@ typedef struct {
     int dialect;
     int ling_maps;
     int top_local; /* a LocalTerm may stand here */
+    const Crossing *crossing; /* borrowed; NULL: pids and references stand as they are */
+    Holes *holes;             /* with crossing */
 } EncodeOptions;
 
 typedef struct {
@@ -280,6 +284,8 @@ typedef struct {
     Py_ssize_t max_depth;
     int dialect;
     int specials;          /* LOCAL_EXT and COMPRESSED are taken */
+    Crossing *crossing;    /* borrowed; NULL: pids and references stand as they are */
+    PyObject *missing;     /* borrowed list: ids of the peer that are new; NULL: none is taken any more */
     Py_ssize_t max_inflated;
     const char *error;     /* NULL after a failure: a Python exception is set */
     const uint8_t *error_at;
@@ -303,6 +309,9 @@ extern PyType_Spec block_spec, piece_spec;
 
 /* reader.c, outbox.c */
 extern PyType_Spec reader_spec, outbox_spec;
+
+/* crossing.c */
+extern PyType_Spec crossing_spec;
 
 /* module.c */
 State *state_of(PyObject *module);

@@ -63,8 +63,8 @@ static PyObject *etf_forget_atoms(PyObject *module, PyObject *Py_UNUSED(unused))
 
 static PyMethodDef etf_methods[] = {
     {"encode", FAST(etf_encode),
-     "encode($module, term, /, *, none='undefined', dialect='otp', ling_maps=False)\n--\n\nA term as bytes, beginning "
-     "with 131."},
+     "encode($module, term, /, *, none='undefined', dialect='otp', ling_maps=False, crossing=None)\n--\n\nA term as "
+     "bytes, beginning with 131."},
     {"encode_pieces", FAST(etf_encode_pieces),
      "encode_pieces($module, term, /, *, none='undefined', dialect='otp', ling_maps=False)\n--\n\nThe same in pieces: "
      "large binaries are the caller's objects."},
@@ -72,8 +72,8 @@ static PyMethodDef etf_methods[] = {
      "encode_frame($module, control, payload=NO_PAYLOAD, /, *, none='undefined')\n--\n\nOne frame of a connection, in "
      "pieces."},
     {"decode", FAST(etf_decode),
-     "decode($module, data, /, *, max_depth=MAX_DEPTH, max_inflated=MAX_INFLATED, dialect='otp')\n--\n\nThe term that "
-     "all of data is."},
+     "decode($module, data, /, *, max_depth=MAX_DEPTH, max_inflated=MAX_INFLATED, dialect='otp', crossing=None)\n--\n\n"
+     "The term that all of data is."},
     {"decode_prefix", FAST(etf_decode_prefix),
      "decode_prefix($module, data, /, *, max_depth=MAX_DEPTH, max_inflated=MAX_INFLATED, dialect='otp')\n--\n\n(term, "
      "bytes used)."},
@@ -138,7 +138,8 @@ static int etf_exec(PyObject *module)
         (state->block_type = add_type(module, &block_spec, NULL, 0)) == NULL ||
         (state->piece_type = add_type(module, &piece_spec, NULL, 0)) == NULL ||
         (state->reader_type = add_type(module, &reader_spec, NULL, 1)) == NULL ||
-        (state->outbox_type = add_type(module, &outbox_spec, NULL, 1)) == NULL)
+        (state->outbox_type = add_type(module, &outbox_spec, NULL, 1)) == NULL ||
+        (state->crossing_type = add_type(module, &crossing_spec, NULL, 1)) == NULL)
         return -1;
     for (int i = 0; i < 256; i++)
         if ((state->small[i] = PyLong_FromLong(i)) == NULL)
@@ -177,6 +178,7 @@ static int etf_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->piece_type);
     Py_VISIT(state->reader_type);
     Py_VISIT(state->outbox_type);
+    Py_VISIT(state->crossing_type);
     for (int kind = 0; kind < R_COUNT; kind++)
         Py_VISIT(state->records[kind].type);
     Py_VISIT(state->encode_error);
@@ -204,6 +206,7 @@ static int etf_clear(PyObject *module)
     Py_CLEAR(state->piece_type);
     Py_CLEAR(state->reader_type);
     Py_CLEAR(state->outbox_type);
+    Py_CLEAR(state->crossing_type);
     for (int kind = 0; kind < R_COUNT; kind++)
         Py_CLEAR(state->records[kind].type);
     Py_CLEAR(state->encode_error);

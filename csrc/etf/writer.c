@@ -1,5 +1,5 @@
 /* Where encoded bytes go when they are not queued for a connection, and the module's encoding functions. */
-#include "etf.h"
+#include "crossing.h"
 
 static int bytes_grow(Writer *w, size_t need)
 {
@@ -103,9 +103,12 @@ Atom *none_argument(State *state, PyObject *value)
     return NULL;
 }
 
+enum { FOR_BYTES, FOR_PIECES, FOR_FRAME };
+
 /* Keyword arguments of the encoding functions. options->none becomes a reference that the caller gives back. */
-static int parse_options(State *state, EncodeOptions *options, PyObject *const *values, PyObject *kwnames, int frame)
+static int parse_options(State *state, EncodeOptions *options, PyObject *const *values, PyObject *kwnames, int what)
 {
+    int frame = what == FOR_FRAME;
     memset(options, 0, sizeof *options);
     options->state = state;
     options->none = (Atom *)Py_NewRef(state->undefined);
@@ -123,6 +126,12 @@ static int parse_options(State *state, EncodeOptions *options, PyObject *const *
         } else if (!frame && PyUnicode_CompareWithASCIIString(name, "ling_maps") == 0) {
             if ((options->ling_maps = PyObject_IsTrue(values[i])) < 0)
                 goto failed;
+        } else if (what == FOR_BYTES && PyUnicode_CompareWithASCIIString(name, "crossing") == 0) {
+            if (values[i] != Py_None && !Py_IS_TYPE(values[i], state->crossing_type)) {
+                PyErr_SetString(PyExc_TypeError, "crossing must be a Crossing or None");
+                goto failed;
+            }
+            options->crossing = values[i] == Py_None ? NULL : (Crossing *)values[i];
         } else {
             PyErr_Format(PyExc_TypeError, "unexpected keyword argument %R", name);
             goto failed;
@@ -166,6 +175,7 @@ static PyObject *encode_call(PyObject *module, PyObject *const *args, Py_ssize_t
     State *state = state_of(module);
     EncodeOptions options;
     BytesWriter b;
+    Holes holes = {NULL, NULL, 0, 0};
     PyObject *list = NULL, *result = NULL;
     if (state_ready(state) < 0)
         return NULL;
@@ -173,8 +183,9 @@ static PyObject *encode_call(PyObject *module, PyObject *const *args, Py_ssize_t
         PyErr_SetString(PyExc_TypeError, "one positional argument is needed: term");
         return NULL;
     }
-    if (parse_options(state, &options, args + nargs, kwnames, 0) < 0)
+    if (parse_options(state, &options, args + nargs, kwnames, pieces ? FOR_PIECES : FOR_BYTES) < 0)
         return NULL;
+    options.holes = &holes;
     if (pieces && (list = PyList_New(0)) == NULL)
         goto done;
     bytes_writer_init(&b, list);
@@ -183,6 +194,8 @@ static PyObject *encode_call(PyObject *module, PyObject *const *args, Py_ssize_t
     int bad = encode_term(&options, &b.w, args[0]);
     if (collecting)
         PyGC_Enable();
+    if (bad == 0 && options.crossing != NULL)
+        bad = holes_fill(options.crossing, &holes, &b);
     if (bad < 0)
         bytes_writer_drop(&b);
     else if (!pieces)
@@ -192,6 +205,7 @@ static PyObject *encode_call(PyObject *module, PyObject *const *args, Py_ssize_t
     else if (append_new(list, bytes_writer_finish(&b)) == 0)
         result = Py_NewRef(list);
 done:
+    holes_drop(&holes);
     Py_XDECREF(list);
     Py_DECREF(options.none);
     return result;
@@ -219,7 +233,7 @@ PyObject *etf_encode_frame(PyObject *module, PyObject *const *args, Py_ssize_t n
         PyErr_SetString(PyExc_TypeError, "one or two positional arguments are needed: control, payload");
         return NULL;
     }
-    if (parse_options(state, &options, args + nargs, kwnames, 1) < 0)
+    if (parse_options(state, &options, args + nargs, kwnames, FOR_FRAME) < 0)
         return NULL;
     if ((list = PyList_New(0)) == NULL)
         goto done;

@@ -21,7 +21,8 @@ Map, Record, LocalTerm, LingPid
 
 A term that is read and written again is the same term (``=:=``). Subclasses of the types on the left are written as
 their base. Everything else is an EncodeError with the path to it; bytes that are no term are a DecodeError with the
-offset. Not here: connections, the meaning of control messages.
+offset. Between domains (a straw) a Crossing says what pids and references become; a LingPid stands for such a pid only
+where a frame is read or written without one. Not here: connections, the meaning of control messages.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from .._etf import (
     MAX_DEPTH,
     MAX_FRAME,
     MAX_INFLATED,
+    Crossing,
     FrameReader,
     Outbox,
     decode,
@@ -48,6 +50,7 @@ __all__ = [
     "MAX_FRAME",
     "MAX_INFLATED",
     "NO_PAYLOAD",
+    "Crossing",
     "DecodeError",
     "EncodeError",
     "FrameReader",
