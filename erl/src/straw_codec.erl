@@ -6,11 +6,16 @@
 %%
 %% Atoms are never made of what a peer sends (but for node names of references, a bounded number).
 -module(straw_codec).
--export([encode/3, decode/2]).
+-export([encode/3, decode/2, transcode/2]).
 -export_type([options/0, address/0, encode_reason/0, decode_reason/0]).
+-on_load(load/0).
+-nifs([transcode/2]).
 
-%% format: erlang unless given. dialect: ling unless given, what the peer reads. ling_maps: maps may go to a LING, which
-%% may die of it. ids: the straw's; undefined or absent on json straws.
+%% Bytes of one frame, in and out (straw-rules 3).
+-define(MAX_FRAME, (16 bsl 20)).
+
+%% format: erlang unless given. dialect: what the peer reads; that of the ids unless given, or else ling. ling_maps: maps
+%% may go to a LING, which may die of them. ids: the straw's; undefined or absent on json straws.
 -type options() :: #{format => erlang | json, dialect => ling | otp, ling_maps => boolean(),
                      ids => straw_ids:ids() | undefined, _ => _}.
 
@@ -27,13 +32,235 @@
 %% of a third domain. stale_ref: a reply that comes after its caller has given up; counted as late.
 -type decode_reason() :: {malformed, binary()} | unknown_atom | unknown_pid | stale_ref | straw_ids:reason().
 
+-type piece() :: binary() | tuple().
+
 %% At most 16 MiB. Ids comes back also on errors: take it, a process may be monitored already. Without ids in the
 %% options, undefined comes back.
 -spec encode(address(), term(), options()) ->
           {ok, iodata(), straw_ids:ids() | undefined} | {error, encode_reason(), straw_ids:ids() | undefined}.
-encode(_Addr, _Msg, Options) -> {error, {badarg, <<"not yet">>}, maps:get(ids, Options, undefined)}.
+encode(Addr, Msg, #{format := json} = Options) ->
+    Ids = maps:get(ids, Options, undefined),
+    case is_atom(Addr) andalso straw_json:encode_envelope(Addr, Msg) of
+        {ok, Frame} when byte_size(Frame) =< ?MAX_FRAME -> {ok, Frame, Ids};
+        {ok, _} -> {error, {badarg, <<"an envelope beyond 16 MiB">>}, Ids};
+        {error, Text} -> {error, {badarg, Text}, Ids};
+        false -> {error, {badarg, <<"a json straw takes registered names only">>}, Ids}
+    end;
+encode(Addr, Msg, #{ids := Ids} = Options) ->
+    Dialect = maps:get(dialect, Options, straw_ids:dialect(Ids)),
+    case sayable(Addr, Dialect) of
+        ok ->
+            case transcode(term_to_binary({envelope, Addr, Msg}), way(Dialect, Options)) of
+                {ok, false, [Frame]} when is_binary(Frame) -> {ok, Frame, Ids};
+                {ok, Address_hole, Pieces} -> fill_out(Address_hole, Pieces, Dialect, Ids);
+                {error, emsgsize, _} -> {error, {badarg, <<"an envelope beyond 16 MiB">>}, Ids};
+                {error, enomem, _} -> error(system_limit);
+                {error, Text, _} -> {error, {badarg, Text}, Ids}
+            end;
+        Text -> {error, {badarg, Text}, Ids}
+    end.
+
+-spec sayable(term(), ling | otp) -> ok | binary().
+sayable(Addr, _) when is_atom(Addr); is_pid(Addr) -> ok;
+sayable({Name, Node}, otp) when is_atom(Name), is_atom(Node) -> ok;
+sayable({Domid, Name}, otp) when is_integer(Domid), Domid >= 0, is_atom(Name) -> ok;
+sayable(_, otp) -> <<"not an address: a name, a pid or {Name, Node}">>;
+sayable(_, ling) -> <<"a LING has names and pids of its own only">>.
+
+-spec way(ling | otp, options()) -> to_otp | to_ling | to_ling_maps.
+way(otp, _) -> to_otp;
+way(ling, #{ling_maps := true}) -> to_ling_maps;
+way(ling, _) -> to_ling.
+
+-spec fill_out(boolean(), [piece()], ling | otp, straw_ids:ids()) ->
+          {ok, iodata(), straw_ids:ids()} | {error, encode_reason(), straw_ids:ids()}.
+fill_out(true, [Head, {pid, Pid} | Pieces], Dialect, Ids) ->
+    case straw_ids:give(Pid, Ids) of
+        {ok, peers, Domid, Id, More} ->
+            finish_out([Head, pid_bytes(Domid, Id)], Pieces, Dialect, Ids, More);
+        {ok, ours, _, _, More} -> {error, {badarg, <<"an address that is no process of that domain">>}, More};
+        {error, Reason, More} -> {error, Reason, More}
+    end;
+fill_out(_, Pieces, Dialect, Ids) -> finish_out([], Pieces, Dialect, Ids, Ids).
+
+-spec finish_out(iodata(), [piece()], ling | otp, straw_ids:ids(), straw_ids:ids()) ->
+          {ok, iodata(), straw_ids:ids()} | {error, encode_reason(), straw_ids:ids()}.
+finish_out(Head, Pieces, Dialect, Before, Ids) ->
+    case fill_out(Pieces, Dialect, undefined, Head, Ids) of
+        {ok, Frame, After} ->
+            case iolist_size(Frame) =< ?MAX_FRAME of
+                true -> {ok, Frame, After};
+                false -> {error, {badarg, <<"an envelope beyond 16 MiB">>}, straw_ids:forget_refs(Before, After)}
+            end;
+        {error, Reason, After} -> {error, Reason, straw_ids:forget_refs(Before, After)}
+    end.
+
+%% Last: the pid of the latest hole, which a From's reference belongs to. Done: what is filled, as an iolist that grows
+%% at its end.
+-spec fill_out([piece()], ling | otp, pid() | undefined, iodata(), straw_ids:ids()) ->
+          {ok, iodata(), straw_ids:ids()} | {error, encode_reason(), straw_ids:ids()}.
+fill_out([], _Dialect, _Last, Done, Ids) -> {ok, Done, Ids};
+fill_out([Bytes | Pieces], Dialect, Last, Done, Ids) when is_binary(Bytes) ->
+    fill_out(Pieces, Dialect, Last, [Done, Bytes], Ids);
+fill_out([{pid, Pid} | Pieces], Dialect, _Last, Done, Ids) ->
+    case straw_ids:give(Pid, Ids) of
+        {ok, _, Domid, Id, More} -> fill_out(Pieces, Dialect, Pid, [Done, pid_bytes(Domid, Id)], More);
+        {error, Reason, More} -> {error, Reason, More}
+    end;
+fill_out([{alias, From, Ref} | Pieces], Dialect, Last, Done, Ids) ->
+    fill_ref({alias, Ref}, undefined, From, Pieces, Dialect, Last, Done, Ids);
+fill_out([{ref, From, Ref, Node, Creation, Words} | Pieces], Dialect, Last, Done, Ids) ->
+    fill_ref({ref, Ref}, {Node, Creation, Words}, From, Pieces, Dialect, Last, Done, Ids).
+
+-spec fill_ref({alias | ref, reference()}, straw_ids:wire_ref() | undefined, boolean(), [piece()], ling | otp,
+               pid() | undefined, iodata(), straw_ids:ids()) ->
+          {ok, iodata(), straw_ids:ids()} | {error, encode_reason(), straw_ids:ids()}.
+fill_ref(What, Wire, From, Pieces, Dialect, Last, Done, Ids) ->
+    case straw_ids:refer(What, Wire, if From -> Last; true -> undefined end, Ids) of
+        {own, Words, More} ->
+            fill_out(Pieces, Dialect, Last, [Done, ref_bytes(Dialect, <<"local">>, Words)], More);
+        {_, Node, Words, More} ->
+            fill_out(Pieces, Dialect, Last, [Done, ref_bytes(Dialect, Node, Words)], More);
+        {error, Reason, More} -> {error, Reason, More}
+    end.
+
+%% Tag 160: box, domain, process.
+-spec pid_bytes(non_neg_integer(), non_neg_integer()) -> binary().
+pid_bytes(Domid, Id) -> <<160, 0:64, Domid:32, Id:32>>.
+
+%% Of creation 0. A LING takes NEW_REFERENCE_EXT and latin-1.
+-spec ref_bytes(ling | otp, binary(), [non_neg_integer()]) -> binary().
+ref_bytes(ling, Node, Words) ->
+    Latin1 = unicode:characters_to_binary(Node, utf8, latin1),
+    <<114, (length(Words)):16, 115, (byte_size(Latin1)), Latin1/binary, 0, << <<Word:32>> || Word <- Words >>/binary>>;
+ref_bytes(otp, Node, Words) -> newer_ref(Node, 0, Words).
+
+-spec newer_ref(binary(), non_neg_integer(), [non_neg_integer()]) -> binary().
+newer_ref(Node, Creation, Words) ->
+    Name = if byte_size(Node) < 256 -> <<119, (byte_size(Node)), Node/binary>>;
+              true -> <<118, (byte_size(Node)):16, Node/binary>>
+           end,
+    <<90, (length(Words)):16, Name/binary, Creation:32, << <<Word:32>> || Word <- Words >>/binary>>.
 
 %% Whatever a peer wrote, in whichever dialect. A json frame comes as {json, Msg}.
 -spec decode(binary(), options()) ->
           {ok, address(), term(), straw_ids:ids() | undefined} | {error, decode_reason(), straw_ids:ids() | undefined}.
-decode(_Frame, Options) -> {error, {malformed, <<"not yet">>}, maps:get(ids, Options, undefined)}.
+decode(Frame, #{format := json} = Options) ->
+    Ids = maps:get(ids, Options, undefined),
+    case byte_size(Frame) =< ?MAX_FRAME andalso straw_json:decode_envelope(Frame) of
+        {ok, Name, Msg} ->
+            try binary_to_existing_atom(Name, utf8) of
+                Addr -> {ok, Addr, {json, Msg}, Ids}
+            catch
+                error:_ -> {error, unknown_atom, Ids}
+            end;
+        {error, Text} -> {error, {malformed, Text}, Ids};
+        false -> {error, {malformed, <<"a frame beyond 16 MiB">>}, Ids}
+    end;
+decode(Frame, #{ids := Ids}) ->
+    case transcode(Frame, from) of
+        {ok, false, [Term]} when is_binary(Term) -> read(Term, [], Ids);
+        {ok, Address_hole, Pieces} -> fill_in(Address_hole, Pieces, [], [], Ids);
+        {error, emsgsize, _} -> {error, {malformed, <<"a frame beyond 16 MiB">>}, Ids};
+        {error, enomem, _} -> error(system_limit);
+        {error, Text, At} -> {error, {malformed, <<Text/binary, " at byte ", (integer_to_binary(At))/binary>>}, Ids}
+    end.
+
+%% Entries: of our references that are in it.
+-spec fill_in(boolean(), [piece()], iodata(), [{term(), reference() | undefined, straw_ids:entry()}],
+              straw_ids:ids()) ->
+          {ok, address(), term(), straw_ids:ids()} | {error, decode_reason(), straw_ids:ids()}.
+fill_in(_, [], Done, Entries, Ids) -> read(iolist_to_binary(Done), Entries, Ids);
+fill_in(Address, [Bytes | Pieces], Done, Entries, Ids) when is_binary(Bytes) ->
+    fill_in(Address, Pieces, [Done, Bytes], Entries, Ids);
+fill_in(Address, [{ref, Node, Creation, Words} | Pieces], Done, Entries, Ids) when not Address ->
+    case straw_ids:restore({Node, Creation, Words}, Ids) of
+        {entry, {alias, Ref}, Entry, More} ->
+            Tag = [alias | Ref],
+            fill_in(false, Pieces, [Done, bytes(Tag)], [{Tag, Ref, Entry} | Entries], More);
+        {entry, {ref, Ref}, Entry, More} ->
+            fill_in(false, Pieces, [Done, bytes(Ref)], [{Ref, undefined, Entry} | Entries], More);
+        {ref, {Real, Created, Numbers}, More} ->
+            fill_in(false, Pieces, [Done, newer_ref(Real, Created, Numbers)], Entries, More);
+        {error, stale, More} -> {error, stale_ref, More};
+        {error, Reason, More} -> {error, Reason, More}
+    end;
+fill_in(Address, [Hole | Pieces], Done, Entries, Ids) ->
+    case take(Hole, Ids) of
+        {ok, peers, _, More} when Address -> {error, {malformed, <<"an address in the sender's own domain">>}, More};
+        {ok, _, Pid, More} -> fill_in(false, Pieces, [Done, bytes(Pid)], Entries, More);
+        {error, unknown, More} -> {error, unknown_pid, More};
+        {error, Reason, More} -> {error, Reason, More}
+    end.
+
+-spec take(tuple(), straw_ids:ids()) ->
+          {ok, ours | peers, pid(), straw_ids:ids()} | {error, unknown | straw_ids:reason(), straw_ids:ids()}.
+take({ling, 0, Domid, Id}, Ids) -> straw_ids:take(Domid, Id, Ids);
+take({pid, <<"local">>, Id, Serial, 0}, Ids) ->
+    straw_ids:take_own((Serial bsl 15) bor Id, Ids);   % a LING of old says its own so
+take(_, Ids) -> {error, unknown, Ids}.
+
+-spec bytes(term()) -> binary().
+bytes(Term) ->
+    <<131, Bytes/binary>> = term_to_binary(Term),
+    Bytes.
+
+%% The bytes are sound. What may be missing is atoms and exports, and keys of a map may be the same.
+-spec read(binary(), [{term(), reference() | undefined, straw_ids:entry()}], straw_ids:ids()) ->
+          {ok, address(), term(), straw_ids:ids()} | {error, decode_reason(), straw_ids:ids()}.
+read(Bytes, Entries, Ids) ->
+    try binary_to_term(Bytes, [safe]) of
+        {envelope, Addr, Msg} when is_atom(Addr); is_pid(Addr) -> arrived(Addr, Msg, Entries, Ids);
+        {envelope, {Name, Node} = Addr, Msg} when is_atom(Name), is_atom(Node) -> {ok, Addr, Msg, Ids};
+        {envelope, {Domid, Name} = Addr, Msg} when is_integer(Domid), Domid >= 0, is_atom(Name) ->
+            case straw_ids:domid(Ids) of
+                Domid -> {ok, Name, Msg, Ids};
+                _ -> {ok, Addr, Msg, Ids}
+            end;
+        _ -> {error, {malformed, <<"not an address">>}, Ids}
+    catch
+        error:_ -> {error, unknown_atom, Ids}
+    end.
+
+%% A reply to one of our references ends its entry, and goes to the alias if it was one: who has given up gets nothing.
+-spec arrived(address(), term(), [{term(), reference() | undefined, straw_ids:entry()}], straw_ids:ids()) ->
+          {ok, address(), term(), straw_ids:ids()}.
+arrived(Pid, {Tag, _} = Msg, [_ | _] = Entries, Ids) when is_pid(Pid) ->
+    case reply(Tag, Pid, Entries) of
+        {Ref, Entry} when is_reference(Ref) -> {ok, Ref, Msg, straw_ids:replied(Entry, Ids)};
+        {undefined, Entry} -> {ok, Pid, Msg, straw_ids:replied(Entry, Ids)};
+        none -> {ok, Pid, Msg, Ids}
+    end;
+arrived(Addr, Msg, _Entries, Ids) -> {ok, Addr, Msg, Ids}.
+
+-spec reply(term(), pid(), [{term(), reference() | undefined, straw_ids:entry()}]) ->
+          {reference() | undefined, straw_ids:entry()} | none.
+reply(Tag, Pid, Entries) ->
+    case lists:keyfind(Tag, 1, Entries) of
+        {_, Ref, Entry} ->
+            case straw_ids:owner(Entry) of
+                Owner when Owner =:= Pid; Owner =:= undefined -> {Ref, Entry};
+                _ -> none
+            end;
+        false when is_list(Tag), is_list(hd(Tag)); is_list(Tag), is_reference(hd(Tag)) ->
+            reply(hd(Tag), Pid, Entries);   % [[alias|Ref]|Label], of a call with a label
+        false -> none
+    end.
+
+%% ---- the NIF ----
+
+%% The bytes of a term, as the other side needs them: binaries and holes. true: the first hole is the address. Holes
+%% going out: {pid, Pid}, {alias, From, Ref}, {ref, From, Ref, Node, Creation, Words}; From: it belongs to the pid
+%% before. Coming in: {ling, Boxid, Domid, Id}, {pid, Node, Id, Serial, Creation}, {ref, Node, Creation, Words}.
+-spec transcode(binary(), to_otp | to_ling | to_ling_maps | from) ->
+          {ok, boolean(), [piece()]} | {error, binary() | emsgsize | enomem, non_neg_integer()}.
+transcode(_Bytes, _Way) -> erlang:nif_error(not_loaded).
+
+%% `{straw, [{nif_folder, Folder}]}`: another build of the library (ASan's).
+-spec load() -> ok | {error, term()}.
+load() ->
+    Folder = case application:get_env(straw, nif_folder) of
+                 {ok, Other} -> Other;
+                 undefined -> filename:join(filename:dirname(filename:dirname(code:which(?MODULE))), "priv")
+             end,
+    erlang:load_nif(filename:join(Folder, "straw_codec"), none).

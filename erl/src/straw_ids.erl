@@ -3,45 +3,334 @@
 %% straw's process and by nobody else; the processes that it monitors and the proxies belong to the caller.
 %%
 %% A pid crosses as (domid, id). An entry ends when its process ends (the straw's process gets 'DOWN' and calls down/2),
-%% when the reply has passed or after REF_TTL (references), and with the straw (stop/1). Full tables refuse; nothing
+%% when the reply has passed or after the TTL (references), and with the straw (stop/1). Full tables refuse; nothing
 %% that lives is thrown out.
 %%
 %% It is not the codec: straw_codec turns terms into frames with the help of this module.
 -module(straw_ids).
 -export([new/1, down/2, expire/2, stop/1, counts/1, proxy/2]).
--export_type([ids/0, reason/0]).
+%% For straw_codec:
+-export([dialect/1, domid/1, give/2, take/3, take_own/2, refer/4, restore/2, replied/2, owner/1,
+         forget_refs/2]).
+-export_type([ids/0, reason/0, wire_ref/0, entry/0]).
 
--opaque ids() :: map().
+%% Processes given out at a time: each is monitored.
+-define(MAX_PIDS, 65536).
+%% References that wait for a reply at a time.
+-define(MAX_REFS, 65536).
+%% Processes of the peer that have a proxy; a proxy is a process of some 3 kB, 1 kB when idle.
+-define(MAX_PROXIES, 16384).
+%% Nodes (with their creations) that references may be of, each way. A LING never forgets an atom, and neither do we.
+-define(MAX_NODES, 64).
+%% How long a reference waits for its reply, in ms (straw-rules 7).
+-define(REF_TTL, 60000).
+%% LING keeps 27 bits of a pid's id, and 18 of a reference's first word.
+-define(ID_BITS, 27).
+-define(IDS, (1 bsl ?ID_BITS)).
+-define(REF_WORD, (1 bsl 18)).
+
+-record(entry, {what :: {alias | ref, reference()},
+                key :: pos_integer(),
+                owner :: pid() | undefined,     % who waits for the reply
+                until :: integer()}).           % monotonic ms
+-record(ids, {ours :: non_neg_integer(),
+              peer :: non_neg_integer(),
+              dialect :: ling | otp,
+              straw :: pid(),
+              limits :: #{pids := pos_integer(), refs := pos_integer(), proxies := pos_integer()},
+              ttl :: pos_integer(),
+              our_node :: binary(),             % that references of our table are of, on the wire
+              peer_node :: atom(),              % that the peer's own references are of, here
+              next :: non_neg_integer(),        % id
+              spent = 0 :: non_neg_integer(),   % ids given out, ever
+              ids = #{} :: #{pid() => non_neg_integer()},
+              given = #{} :: #{non_neg_integer() => pid()},
+              proxies = #{} :: #{non_neg_integer() | {name, atom()} => pid()},
+              proxied = #{} :: #{pid() => non_neg_integer() | {name, atom()}},
+              monitors = #{} :: #{reference() => pid()},
+              serial :: pos_integer(),          % of references
+              refs = #{} :: #{pos_integer() => #entry{}},
+              keys = #{} :: #{{alias | ref, reference()} => pos_integer()},
+              owned = #{} :: #{pid() => #{pos_integer() => []}},
+              nodes_out = #{} :: #{{binary(), non_neg_integer()} => []},
+              nodes_in = #{} :: #{binary() => []},
+              late = 0 :: non_neg_integer()}).
+
+-opaque ids() :: #ids{}.
+-opaque entry() :: #entry{}.
 %% {limit, What}: a table is full: the message is refused, the straw lives on. ids_exhausted: 2^27 ids are spent: the
 %% straw must close.
 -type reason() :: {limit, pids | refs | proxies | nodes} | ids_exhausted.
+%% A reference as the wire has it: its node in UTF-8, creation, words.
+-type wire_ref() :: {binary(), non_neg_integer(), [non_neg_integer()]}.
 
 %% domid: ours. peer: the other domain. dialect: ling unless given. straw: the process that sends envelopes to the peer
 %% (`{envelope, Addr, Msg}` as a message), self() unless given. limits: instead of the defaults. ref_ttl: milliseconds.
 -spec new(#{domid := non_neg_integer(), peer := non_neg_integer(), dialect => ling | otp, straw => pid(),
             limits => #{pids => pos_integer(), refs => pos_integer(), proxies => pos_integer()},
             ref_ttl => pos_integer()}) -> ids().
-new(#{domid := _, peer := _} = Options) -> Options.
+new(#{domid := Ours, peer := Peer} = Options) ->
+    Defaults = #{pids => ?MAX_PIDS, refs => ?MAX_REFS, proxies => ?MAX_PROXIES},
+    #ids{ours = Ours, peer = Peer,
+         dialect = maps:get(dialect, Options, ling),
+         straw = maps:get(straw, Options, self()),
+         limits = maps:merge(Defaults, maps:get(limits, Options, #{})),
+         ttl = maps:get(ref_ttl, Options, ?REF_TTL),
+         our_node = domain_node(Ours),
+         peer_node = binary_to_atom(domain_node(Peer), utf8),   % one a domain: there are few
+         next = rand:uniform(?IDS) - 1,
+         serial = rand:uniform(1 bsl 80)}.
 
 %% A 'DOWN' message came: its monitor reference, or the pid. Whatever was known by it is forgotten; other references are
 %% ignored, so that any 'DOWN' may be passed on.
 -spec down(reference() | pid(), ids()) -> ids().
-down(_MonitorOrPid, Ids) -> Ids.
+down(Monitor, #ids{monitors = Monitors} = Ids) when is_reference(Monitor) ->
+    case maps:take(Monitor, Monitors) of
+        {Pid, Left} -> gone(Pid, Ids#ids{monitors = Left});
+        error -> Ids
+    end;
+down(Pid, #ids{monitors = Monitors} = Ids) ->
+    Found = [Monitor || {Monitor, P} <- maps:to_list(Monitors), P =:= Pid],
+    lists:foreach(fun(Monitor) -> demonitor(Monitor, [flush]) end, Found),
+    gone(Pid, Ids#ids{monitors = maps:without(Found, Monitors)}).
+
+-spec gone(pid(), ids()) -> ids().
+gone(Pid, #ids{ids = Known, given = Given, proxied = Proxied, proxies = Proxies} = Ids0) ->
+    Ids1 = case maps:take(Pid, Known) of
+               {Id, Left} -> Ids0#ids{ids = Left, given = maps:remove(Id, Given)};
+               error -> Ids0
+           end,
+    Ids2 = case maps:take(Pid, Proxied) of
+               {Key, Others} -> Ids1#ids{proxied = Others, proxies = maps:remove(Key, Proxies)};
+               error -> Ids1
+           end,
+    lists:foldl(fun drop_ref/2, Ids2, maps:keys(maps:get(Pid, Ids2#ids.owned, #{}))).
 
 %% Forget references older than their TTL. Now: erlang:monotonic_time(millisecond). Call it now and then, say every 10 s.
 -spec expire(integer(), ids()) -> ids().
-expire(_Now, Ids) -> Ids.
+expire(Now, #ids{refs = Refs} = Ids) ->
+    lists:foldl(fun drop_ref/2, Ids, [Key || {Key, #entry{until = Until}} <- maps:to_list(Refs), Until =< Now]).
 
 %% The straw ends: no process is monitored any more, the proxies end with noconnection.
 -spec stop(ids()) -> ok.
-stop(_Ids) -> ok.
+stop(#ids{monitors = Monitors, proxied = Proxied, straw = Straw}) ->
+    lists:foreach(fun(Monitor) -> demonitor(Monitor, [flush]) end, maps:keys(Monitors)),
+    %% If the straw's process is another one, they end when it does.
+    [straw_proxy:stop(Proxy, Straw) || Straw =:= self(), Proxy <- maps:keys(Proxied)],
+    ok.
 
 %% Entries of now, and `late`: how many replies came for references that nobody waits for any more.
 -spec counts(ids()) -> #{pids := non_neg_integer(), refs := non_neg_integer(), proxies := non_neg_integer(),
                          late := non_neg_integer()}.
-counts(_Ids) -> #{pids => 0, refs => 0, proxies => 0, late => 0}.
+counts(#ids{ids = Pids, refs = Refs, proxies = Proxies, late = Late}) ->
+    #{pids => maps:size(Pids), refs => maps:size(Refs), proxies => maps:size(Proxies), late => Late}.
 
 %% The process that stands for a registered name of the peer's domain: messages to it become {envelope, Name, Msg}. One
 %% per name.
 -spec proxy(atom(), ids()) -> {ok, pid(), ids()} | {error, reason(), ids()}.
-proxy(_Name, Ids) -> {error, {limit, proxies}, Ids}.
+proxy(Name, Ids) when is_atom(Name) -> proxy_for({name, Name}, Ids).
+
+-spec proxy_for(non_neg_integer() | {name, atom()}, ids()) -> {ok, pid(), ids()} | {error, reason(), ids()}.
+proxy_for(Key, #ids{proxies = Proxies} = Ids) when is_map_key(Key, Proxies) ->
+    {ok, map_get(Key, Proxies), Ids};
+proxy_for(_Key, #ids{proxies = Proxies, limits = #{proxies := Limit}} = Ids) when map_size(Proxies) >= Limit ->
+    {error, {limit, proxies}, Ids};
+proxy_for(Key, #ids{proxies = Proxies, proxied = Proxied, monitors = Monitors, straw = Straw} = Ids) ->
+    {Pid, Monitor} = straw_proxy:start(Straw, if is_integer(Key) -> self; true -> Key end),
+    {ok, Pid, Ids#ids{proxies = Proxies#{Key => Pid}, proxied = Proxied#{Pid => Key},
+                      monitors = Monitors#{Monitor => Pid}}}.
+
+%% ---- for straw_codec ----
+
+-spec dialect(ids()) -> ling | otp.
+dialect(#ids{dialect = Dialect}) -> Dialect.
+
+-spec domid(ids()) -> non_neg_integer().
+domid(#ids{ours = Ours}) -> Ours.
+
+%% A pid goes out: whose it is and under which id.
+-spec give(pid(), ids()) -> {ok, ours | peers, non_neg_integer(), non_neg_integer(), ids()} | {error, reason(), ids()}.
+give(Pid, #ids{ids = Known, ours = Ours, proxied = Proxied, peer = Peer} = Ids) ->
+    case Known of
+        #{Pid := Id} -> {ok, ours, Ours, Id, Ids};
+        #{} ->
+            case Proxied of
+                #{Pid := Id} when is_integer(Id) -> {ok, peers, Peer, Id, Ids};
+                #{} -> give_new(Pid, Ids)
+            end
+    end.
+
+-spec give_new(pid(), ids()) ->
+          {ok, ours, non_neg_integer(), non_neg_integer(), ids()} | {error, reason(), ids()}.
+give_new(_Pid, #ids{spent = ?IDS} = Ids) -> {error, ids_exhausted, Ids};
+give_new(_Pid, #ids{ids = Known, limits = #{pids := Limit}} = Ids) when map_size(Known) >= Limit ->
+    {error, {limit, pids}, Ids};
+give_new(Pid, #ids{ids = Known, given = Given, monitors = Monitors, next = Id, spent = Spent, ours = Ours} = Ids) ->
+    Monitor = monitor(process, Pid),
+    {ok, ours, Ours, Id, Ids#ids{ids = Known#{Pid => Id}, given = Given#{Id => Pid}, next = (Id + 1) rem ?IDS,
+                                 spent = Spent + 1, monitors = Monitors#{Monitor => Pid}}}.
+
+%% (Domid, Id) came in: a process of ours that was given out on this straw, or the proxy of one of the peer's. unknown:
+%% of a third domain, or never given out here, or dead.
+-spec take(non_neg_integer(), non_neg_integer(), ids()) ->
+          {ok, ours | peers, pid(), ids()} | {error, unknown | reason(), ids()}.
+take(Ours, Id, #ids{ours = Ours, given = Given} = Ids) ->
+    case Given of
+        #{Id := Pid} -> {ok, ours, Pid, Ids};
+        #{} -> {error, unknown, Ids}
+    end;
+take(Peer, Id, #ids{peer = Peer} = Ids) when Id < ?IDS ->
+    case proxy_for(Id, Ids) of
+        {ok, Pid, More} -> {ok, peers, Pid, More};
+        {error, _, _} = Error -> Error
+    end;
+take(_Domid, _Id, Ids) -> {error, unknown, Ids}.
+
+%% As take/3, of the peer's own domain.
+-spec take_own(non_neg_integer(), ids()) -> {ok, ours | peers, pid(), ids()} | {error, unknown | reason(), ids()}.
+take_own(Id, #ids{peer = Peer} = Ids) -> take(Peer, Id, Ids).
+
+%% A reference goes out. {own, Words}: the peer's own comes back to it (a LING's). {foreign, Node, Words}: as a reference
+%% of that node with creation 0, which tells it all. {table, ...}: one of ours stands for it until the reply has passed.
+-spec refer({alias | ref, reference()}, wire_ref() | undefined, pid() | undefined, ids()) ->
+          {own, [non_neg_integer()], ids()} |
+          {foreign | table, binary(), [non_neg_integer()], ids()} |
+          {error, reason(), ids()}.
+refer({ref, _} = What, {Node, Creation, [First | More] = Words}, Owner, #ids{peer_node = Peer} = Ids)
+  when First < ?REF_WORD, length(More) < 3 ->
+    case Creation =:= 0 andalso Node =:= atom_to_binary(Peer, utf8) of
+        true -> {own, Words, Ids};
+        false -> refer_foreign(What, Node, Creation, Words, Owner, Ids)
+    end;
+refer(What, _Wire, Owner, Ids) -> refer_table(What, Owner, Ids).
+
+-spec refer_foreign({ref, reference()}, binary(), non_neg_integer(), [non_neg_integer()], pid() | undefined, ids()) ->
+          {foreign | table, binary(), [non_neg_integer()], ids()} | {error, reason(), ids()}.
+refer_foreign(What, Node, Creation, Words, Owner, #ids{nodes_out = Nodes} = Ids) ->
+    Key = {Node, Creation},
+    Name = <<(integer_to_binary(Creation))/binary, $:, Node/binary>>,
+    case Nodes of
+        #{Key := _} -> {foreign, Name, Words, Ids};
+        #{} ->
+            case map_size(Nodes) < ?MAX_NODES andalso fits_latin1(Name) of
+                true -> {foreign, Name, Words, Ids#ids{nodes_out = Nodes#{Key => []}}};
+                false -> refer_table(What, Owner, Ids)
+            end
+    end.
+
+-spec fits_latin1(binary()) -> boolean().
+fits_latin1(Name) ->
+    case unicode:characters_to_binary(Name, utf8, latin1) of
+        Latin1 when is_binary(Latin1) -> byte_size(Latin1) =< 255;
+        _ -> false
+    end.
+
+-spec refer_table({alias | ref, reference()}, pid() | undefined, ids()) ->
+          {table, binary(), [non_neg_integer()], ids()} | {error, reason(), ids()}.
+refer_table(What, Owner, #ids{keys = Keys, refs = Refs, ttl = Ttl, our_node = Node, limits = #{refs := Limit}} = Ids) ->
+    Until = erlang:monotonic_time(millisecond) + Ttl,
+    case Keys of
+        #{What := Key} ->
+            #{Key := Entry} = Refs,
+            {table, Node, words(Key), own(Entry#entry{until = Until}, Owner, Ids)};
+        #{} when map_size(Refs) >= Limit -> {error, {limit, refs}, Ids};
+        #{} ->
+            {Key, Serial} = next_key(Ids#ids.serial),
+            Entry = #entry{what = What, key = Key, owner = undefined, until = Until},
+            {table, Node, words(Key), own(Entry, Owner, Ids#ids{serial = Serial, keys = Keys#{What => Key}})}
+    end.
+
+%% The entry, with the owner if it had none.
+-spec own(entry(), pid() | undefined, ids()) -> ids().
+own(#entry{owner = undefined, key = Key} = Entry, Owner, #ids{owned = Owned, refs = Refs} = Ids) when is_pid(Owner) ->
+    Of = maps:get(Owner, Owned, #{}),
+    Ids#ids{refs = Refs#{Key => Entry#entry{owner = Owner}}, owned = Owned#{Owner => Of#{Key => []}}};
+own(#entry{key = Key} = Entry, _Owner, #ids{refs = Refs} = Ids) ->
+    Ids#ids{refs = Refs#{Key => Entry}}.
+
+%% Counted from below 2^80, so that the first of three words keeps to 18 bits; the last is never 0: a LING drops zeros
+%% at the end.
+-spec next_key(pos_integer()) -> {pos_integer(), pos_integer()}.
+next_key(Serial) ->
+    case Serial band 16#FFFFFFFF of
+        0 -> next_key(Serial + 1);
+        _ -> {Serial, Serial + 1}
+    end.
+
+-spec words(pos_integer()) -> [non_neg_integer()].
+words(Key) -> [Key bsr 64, (Key bsr 32) band 16#FFFFFFFF, Key band 16#FFFFFFFF].
+
+%% A reference came in: one of our table's, or one of a node, as this VM names it.
+-spec restore(wire_ref(), ids()) ->
+          {entry, {alias | ref, reference()}, entry(), ids()} | {ref, wire_ref(), ids()} |
+          {error, stale | reason(), ids()}.
+restore({Node, 0, [A, B, C]}, #ids{our_node = Node, refs = Refs, late = Late} = Ids) ->
+    Key = (A bsl 64) bor (B bsl 32) bor C,
+    case Refs of
+        #{Key := #entry{what = What} = Entry} -> {entry, What, Entry, Ids};
+        #{} -> {error, stale, Ids#ids{late = Late + 1}}
+    end;
+restore({<<"local">>, _, Words}, #ids{peer_node = Peer} = Ids) ->
+    {ref, {atom_to_binary(Peer, utf8), 0, Words}, Ids};
+restore({Node, Creation, Words} = Ref, Ids) ->
+    case binary:split(Node, <<":">>) of
+        [Number, Real] when Creation =:= 0 ->
+            try binary_to_integer(Number) of
+                Real_creation when Real_creation >= 0, Real_creation < 1 bsl 32 ->
+                    known_node({Real, Real_creation, pad(Words)}, Ids);
+                _ -> known_node(Ref, Ids)
+            catch
+                error:badarg -> known_node(Ref, Ids)
+            end;
+        _ -> known_node(Ref, Ids)
+    end.
+
+%% What a LING dropped from the end.
+-spec pad([non_neg_integer()]) -> [non_neg_integer()].
+pad([A]) -> [A, 0, 0];
+pad([A, B]) -> [A, B, 0];
+pad(Words) -> Words.
+
+%% binary_to_term makes no atoms, of a node neither: a bounded number is made for the peer's nodes.
+-spec known_node(wire_ref(), ids()) -> {ref, wire_ref(), ids()} | {error, reason(), ids()}.
+known_node({Node, _, _} = Ref, #ids{nodes_in = Nodes} = Ids) when is_map_key(Node, Nodes) -> {ref, Ref, Ids};
+known_node({Node, _, _} = Ref, #ids{nodes_in = Nodes} = Ids) ->
+    case straw_atoms:node_name(Node, map_size(Nodes) < ?MAX_NODES) of
+        existing -> {ref, Ref, Ids};
+        made -> {ref, Ref, Ids#ids{nodes_in = Nodes#{Node => []}}};
+        refused -> {error, {limit, nodes}, Ids}
+    end.
+
+%% Who waits for the reply; undefined when the message did not tell.
+-spec owner(entry()) -> pid() | undefined.
+owner(#entry{owner = Owner}) -> Owner.
+
+%% The reply for this entry has come.
+-spec replied(entry(), ids()) -> ids().
+replied(#entry{key = Key}, Ids) -> drop_ref(Key, Ids).
+
+%% A frame that has not gone out after all leaves no references: those of After that Before has not are forgotten.
+-spec forget_refs(ids(), ids()) -> ids().
+forget_refs(#ids{serial = Serial}, #ids{serial = Serial} = After) -> After;
+forget_refs(#ids{serial = Serial}, #ids{refs = Refs} = After) ->
+    lists:foldl(fun drop_ref/2, After, [Key || Key <- maps:keys(Refs), Key >= Serial]).
+
+-spec drop_ref(pos_integer(), ids()) -> ids().
+drop_ref(Key, #ids{refs = Refs, keys = Keys, owned = Owned} = Ids) ->
+    case maps:take(Key, Refs) of
+        {#entry{what = What, owner = Owner}, Left} ->
+            Ids#ids{refs = Left, keys = maps:remove(What, Keys), owned = disown(Owner, Key, Owned)};
+        error -> Ids
+    end.
+
+-spec disown(pid() | undefined, pos_integer(), #{pid() => #{pos_integer() => []}}) ->
+          #{pid() => #{pos_integer() => []}}.
+disown(Owner, Key, Owned) ->
+    case Owned of
+        #{Owner := Of} when map_size(Of) =:= 1, is_map_key(Key, Of) -> maps:remove(Owner, Owned);
+        #{Owner := Of} -> Owned#{Owner := maps:remove(Key, Of)};
+        #{} -> Owned
+    end.
+
+-spec domain_node(non_neg_integer()) -> binary().
+domain_node(Domid) -> <<"domain", (integer_to_binary(Domid))/binary, "@straw">>.

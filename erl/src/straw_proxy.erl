@@ -1,11 +1,43 @@
 %% A process that stands for one of another domain: a message to it goes there as an envelope.
 %%
-%% It can be linked to and monitored; it ends with noconnection when the straw does, however that ended. Exit signals
-%% don't cross a straw: it takes none but kill.
+%% It can be linked to and monitored; it ends with noconnection when the straw's process ends, however that was. Exit
+%% signals don't cross a straw: it takes none but kill, so that a process which linked to it and dies does not end it
+%% for others. It keeps nothing: what can't be sent is dropped and counted where the straw is.
 -module(straw_proxy).
--export([start/2]).
+-export([start/2, stop/2]).
+-export([init/2, loop/3]).
+
+%% An idle proxy gives its heap back: there may be thousands. Milliseconds.
+-define(IDLE, 2000).
 
 %% Straw: the process that takes {envelope, Addr, Msg}. Addr: self for a process of the peer (the proxy's own pid is
 %% the address: straw_codec writes it as the peer's), or a name. Monitored by the caller.
--spec start(pid(), self | atom()) -> {pid(), reference()}.
-start(Straw, Addr) -> spawn_monitor(fun() -> exit({not_yet, Straw, Addr}) end).
+-spec start(pid(), self | {name, atom()}) -> {pid(), reference()}.
+start(Straw, Addr) ->
+    spawn_opt(?MODULE, init, [Straw, Addr], [monitor, {fullsweep_after, 0}]).
+
+%% The straw has ended, but its process goes on. Only that process may call this.
+-spec stop(pid(), pid()) -> true.
+stop(Proxy, Straw) when Straw =:= self() -> exit(Proxy, noconnection).
+
+-spec init(pid(), self | {name, atom()}) -> no_return().
+init(Straw, self) -> start_loop(Straw, self());
+init(Straw, {name, Name}) -> start_loop(Straw, Name).
+
+-spec start_loop(pid(), pid() | atom()) -> no_return().
+start_loop(Straw, Addr) ->
+    process_flag(trap_exit, true),
+    loop(Straw, monitor(process, Straw), Addr).
+
+-spec loop(pid(), reference(), pid() | atom()) -> no_return().
+loop(Straw, Monitor, Addr) ->
+    receive
+        {'DOWN', Monitor, process, _, _} -> exit(noconnection);
+        {'EXIT', Straw, _} -> exit(noconnection);
+        {'EXIT', _, _} -> loop(Straw, Monitor, Addr);
+        Message ->
+            Straw ! {envelope, Addr, Message},
+            loop(Straw, Monitor, Addr)
+    after ?IDLE ->
+            erlang:hibernate(?MODULE, loop, [Straw, Monitor, Addr])
+    end.

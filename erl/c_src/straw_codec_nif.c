@@ -1,0 +1,224 @@
+/* The transcoder as a NIF: bytes in, a list of binaries and holes out. What the holes are filled with is straw_codec.erl's.
+ *
+ * Binaries are parts of the argument or of one new binary: nothing large is copied. Work on more than DIRTY_BYTES goes
+ * to a dirty scheduler.
+ */
+#include <erl_nif.h>
+#include <errno.h>
+#include <string.h>
+
+#include "transcode.h"
+
+#define DIRTY_BYTES (64u << 10) /* some 0.2 ms of work at worst: beyond it a scheduler would be missed */
+#define SLICE_BYTES 4096u       /* about a hundredth of the millisecond that a NIF may take */
+
+typedef struct {
+    ERL_NIF_TERM ok, error, pid, ling, ref, alias, yes, no, to_otp, to_ling, to_ling_maps, from, memory, size;
+} Names;
+
+typedef struct {
+    ErlNifBinary binary;
+    bool used;
+} Grown;
+
+static void *grow(void *context, void *memory, size_t size)
+{
+    Grown *grown = context;
+    (void)memory;
+    if (!(grown->used ? enif_realloc_binary(&grown->binary, size) : enif_alloc_binary(size, &grown->binary)))
+        return NULL;
+    grown->used = true;
+    return grown->binary.data;
+}
+
+static ERL_NIF_TERM text(ErlNifEnv *env, const void *bytes, size_t size)
+{
+    ERL_NIF_TERM term;
+    uint8_t *to = enif_make_new_binary(env, size, &term);
+    memcpy(to, bytes, size);
+    return term;
+}
+
+/* A node's name in UTF-8. */
+static ERL_NIF_TERM node_text(ErlNifEnv *env, const TranscodeName *name)
+{
+    uint8_t utf8[2 * 256];
+    size_t n = 0;
+    if (!name->latin1)
+        return text(env, name->node, name->node_size);
+    for (uint32_t i = 0; i < name->node_size && n + 2 <= sizeof utf8; i++) {
+        uint8_t c = name->node[i];
+        if (c >= 0x80)
+            utf8[n++] = (uint8_t)(0xC0 | c >> 6);
+        utf8[n++] = c < 0x80 ? c : (uint8_t)(0x80 | (c & 0x3F));
+    }
+    return text(env, utf8, n);
+}
+
+/* A pid or reference that term_to_binary wrote, as a term; 0 when it is none after all. */
+static int term_of(ErlNifEnv *env, const uint8_t *bytes, size_t size, ERL_NIF_TERM *term)
+{
+    uint8_t copy[1200]; /* a name of 1,020 bytes and five words */
+    if (size + 1 > sizeof copy)
+        return 0;
+    copy[0] = 131;
+    memcpy(copy + 1, bytes, size);
+    return enif_binary_to_term(env, copy, size + 1, term, ERL_NIF_BIN2TERM_SAFE) == size + 1;
+}
+
+/* 0 when it is not a term here. */
+static int hole_term(ErlNifEnv *env, const Names *names, const Transcode *t, const TranscodePiece *piece,
+                     ERL_NIF_TERM *term)
+{
+    const uint8_t *bytes = t->in + piece->at;
+    TranscodeName name;
+    ERL_NIF_TERM own = 0, words[TRANSCODE_MAX_REF_WORDS], from = piece->from ? names->yes : names->no;
+    bool ours = t->way != TRANSCODE_FROM;
+    if (ours && !term_of(env, bytes, piece->size, &own))
+        return 0;
+    switch (piece->kind) {
+    case PIECE_LING_PID: {
+        uint64_t boxid;
+        uint32_t domid, id;
+        transcode_ling_pid(bytes, &boxid, &domid, &id);
+        *term = enif_make_tuple4(env, names->ling, enif_make_uint64(env, boxid), enif_make_uint(env, domid),
+                                 enif_make_uint(env, id));
+        return 1;
+    }
+    case PIECE_PID:
+        if (ours) {
+            *term = enif_make_tuple2(env, names->pid, own);
+            return 1;
+        }
+        transcode_pid(bytes, &name);
+        *term = enif_make_tuple5(env, names->pid, node_text(env, &name), enif_make_uint(env, name.id),
+                                 enif_make_uint(env, name.serial), enif_make_uint(env, name.creation));
+        return 1;
+    case PIECE_ALIAS:
+        *term = enif_make_tuple3(env, names->alias, from, own);
+        return 1;
+    default:
+        transcode_ref(bytes, &name);
+        for (uint32_t i = 0; i < name.count; i++)
+            words[i] = enif_make_uint(env, name.words[i]);
+        ERL_NIF_TERM list = enif_make_list_from_array(env, words, name.count);
+        ERL_NIF_TERM node = node_text(env, &name), creation = enif_make_uint(env, name.creation);
+        *term = ours ? enif_make_tuple6(env, names->ref, from, own, node, creation, list)
+                     : enif_make_tuple4(env, names->ref, node, creation, list);
+        return 1;
+    }
+}
+
+static ERL_NIF_TERM failed(ErlNifEnv *env, const Names *names, ERL_NIF_TERM reason, size_t at)
+{
+    return enif_make_tuple3(env, names->error, reason, enif_make_uint64(env, at));
+}
+
+static ERL_NIF_TERM run(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+    const Names *names = enif_priv_data(env);
+    ErlNifBinary input;
+    Grown grown = {.used = false};
+    (void)argc;
+    if (!enif_inspect_binary(env, argv[0], &input))
+        return enif_make_badarg(env);
+    Transcode t = {.in = input.data, .size = input.size, .envelope = true, .resize = grow, .context = &grown};
+    t.ling_maps = argv[1] == names->to_ling_maps;
+    if (argv[1] == names->to_otp)
+        t.way = TRANSCODE_TO_OTP;
+    else if (argv[1] == names->to_ling || t.ling_maps)
+        t.way = TRANSCODE_TO_LING;
+    else if (argv[1] == names->from)
+        t.way = TRANSCODE_FROM;
+    else
+        return enif_make_badarg(env);
+    int result = transcode(&t);
+    ERL_NIF_TERM answer, out = 0, list = 0, piece;
+    if (result == 0) {
+        if (grown.used && t.out_room - t.out_size > SLICE_BYTES)
+            enif_realloc_binary(&grown.binary, t.out_size);
+        if (grown.used)
+            out = enif_make_binary(env, &grown.binary); /* the term's from here on */
+        size_t out_at = t.out_size;
+        list = enif_make_list(env, 0);
+        for (size_t i = t.count; i-- > 0 && result == 0;) {
+            const TranscodePiece *p = &t.pieces[i];
+            if (p->kind == PIECE_INPUT) {
+                piece = p->size == input.size ? argv[0] : enif_make_sub_binary(env, argv[0], p->at, p->size);
+            } else if (p->kind == PIECE_OUTPUT) {
+                out_at -= p->size;
+                piece = enif_make_sub_binary(env, out, out_at, p->size);
+            } else if (!hole_term(env, names, &t, p, &piece)) {
+                result = -EINVAL;
+                t.error = "a pid or reference that is none";
+                t.error_at = p->at;
+            }
+            if (result == 0)
+                list = enif_make_list_cell(env, piece, list);
+        }
+    } else if (grown.used) {
+        enif_release_binary(&grown.binary);
+    }
+    if (result == 0)
+        answer = enif_make_tuple3(env, names->ok, t.address_hole ? names->yes : names->no, list);
+    else if (result == -ENOMEM)
+        answer = failed(env, names, names->memory, 0);
+    else if (result == -EMSGSIZE)
+        answer = failed(env, names, names->size, 0);
+    else
+        answer = failed(env, names, text(env, t.error, strlen(t.error)), t.error_at);
+    transcode_free(&t);
+    return answer;
+}
+
+/* transcode(Bytes, to_otp | to_ling | to_ling_maps | from) */
+static ERL_NIF_TERM transcode_nif(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+    ErlNifBinary input;
+    if (!enif_inspect_binary(env, argv[0], &input))
+        return enif_make_badarg(env);
+    if (input.size > DIRTY_BYTES)
+        return enif_schedule_nif(env, "transcode", ERL_NIF_DIRTY_JOB_CPU_BOUND, run, argc, argv);
+    enif_consume_timeslice(env, 1 + (int)(input.size / SLICE_BYTES));
+    return run(env, argc, argv);
+}
+
+static int load(ErlNifEnv *env, void **priv, ERL_NIF_TERM info)
+{
+    Names *names = enif_alloc(sizeof *names);
+    (void)info;
+    if (names == NULL)
+        return 1;
+    names->ok = enif_make_atom(env, "ok");
+    names->error = enif_make_atom(env, "error");
+    names->pid = enif_make_atom(env, "pid");
+    names->ling = enif_make_atom(env, "ling");
+    names->ref = enif_make_atom(env, "ref");
+    names->alias = enif_make_atom(env, "alias");
+    names->yes = enif_make_atom(env, "true");
+    names->no = enif_make_atom(env, "false");
+    names->to_otp = enif_make_atom(env, "to_otp");
+    names->to_ling = enif_make_atom(env, "to_ling");
+    names->to_ling_maps = enif_make_atom(env, "to_ling_maps");
+    names->from = enif_make_atom(env, "from");
+    names->memory = enif_make_atom(env, "enomem");
+    names->size = enif_make_atom(env, "emsgsize");
+    *priv = names;
+    return 0;
+}
+
+static int upgrade(ErlNifEnv *env, void **priv, void **old_priv, ERL_NIF_TERM info)
+{
+    (void)old_priv;
+    return load(env, priv, info);
+}
+
+static void unload(ErlNifEnv *env, void *priv)
+{
+    (void)env;
+    enif_free(priv);
+}
+
+static ErlNifFunc functions[] = {{"transcode", 2, transcode_nif, 0}};
+
+ERL_NIF_INIT(straw_codec, functions, load, NULL, upgrade, unload)

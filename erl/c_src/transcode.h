@@ -1,0 +1,89 @@
+/* External terms (erl_ext_dist) between a BEAM and a straw, as bytes: checked whole, rewritten where the other side
+ * reads another form, with holes where a pid or a reference stands.
+ *
+ * It makes no terms, knows no process and no straw, calls nothing but malloc's family and strtod, and has no state of
+ * its own. What comes in may be hostile: every read is checked against the end, memory and time are linear in the
+ * input, and nothing is recursive. straw_codec_nif.c makes Erlang terms of the result.
+ */
+#ifndef STRAW_TRANSCODE_H
+#define STRAW_TRANSCODE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define TRANSCODE_MAX_FRAME (16u << 20) /* bytes of one frame: what a straw holds unsent (straw-rules 3) */
+#define TRANSCODE_MAX_DEPTH 1000        /* nesting: what a LING takes (straw-rules 6) */
+#define TRANSCODE_MAX_HOLES 65536       /* pids and references in one message: each costs many times its bytes here */
+#define TRANSCODE_MAX_BIG 524280        /* bytes of magnitude going out: OTP 28's largest integer */
+#define TRANSCODE_MAX_REF_WORDS 5       /* erl_ext_dist, NEWER_REFERENCE_EXT */
+
+typedef enum {
+    TRANSCODE_TO_OTP,  /* what term_to_binary wrote, for a peer that reads all of OTP's tags, and 160 */
+    TRANSCODE_TO_LING, /* the same for a LING: only what it decodes */
+    TRANSCODE_FROM     /* what any peer wrote, for binary_to_term */
+} TranscodeWay;
+
+typedef enum {
+    PIECE_INPUT,    /* bytes of the input */
+    PIECE_OUTPUT,   /* bytes of out */
+    PIECE_PID,      /* hole: a pid of OTP's form; read it with transcode_pid() */
+    PIECE_LING_PID, /* hole: tag 160; transcode_ling_pid() */
+    PIECE_REF,      /* hole: a reference; transcode_ref() */
+    PIECE_ALIAS     /* hole: the reference in [alias|Reference], which stands for all of that list; transcode_ref() */
+} TranscodeKind;
+
+/* The result is the concatenation of the pieces, of at least one. A hole's at and size are of the term in the input,
+ * with its tag. */
+typedef struct {
+    uint8_t kind; /* TranscodeKind */
+    bool from;    /* of a reference: it is the second of a tuple of two, and a pid's hole is the first, as in a From */
+    uint32_t at, size;
+} TranscodePiece;
+
+typedef struct {
+    /* Set by the caller; the rest zero. */
+    const uint8_t *in;
+    size_t size;
+    TranscodeWay way;
+    bool envelope;  /* the term must be {envelope, Addr, Msg} */
+    bool ling_maps; /* maps go to a LING, which may die of them (straw-rules 6) */
+    /* realloc for out, or NULL for realloc itself. Called with sizes that grow. */
+    void *(*resize)(void *context, void *memory, size_t size);
+    void *context;
+
+    /* The result. */
+    uint8_t *out;
+    size_t out_size, out_room;
+    TranscodePiece *pieces;
+    size_t count, room;
+    size_t holes;
+    size_t total;      /* bytes of all pieces that are no holes */
+    bool address_hole; /* the envelope's address is the first hole */
+    const char *error; /* why -EINVAL: a text that lives for ever */
+    size_t error_at;   /* offset in the input */
+} Transcode;
+
+/* 0, -EINVAL (with error and error_at), -EMSGSIZE (beyond TRANSCODE_MAX_FRAME) or -ENOMEM. Call transcode_free() in
+ * every case. */
+int transcode(Transcode *t);
+
+/* Frees pieces, and out unless there is a resize of the caller's, who then owns out. */
+void transcode_free(Transcode *t);
+
+typedef struct {
+    const uint8_t *node; /* in the input; latin-1 or UTF-8 */
+    uint32_t node_size;
+    bool latin1;
+    uint32_t creation;
+    uint32_t id, serial;                     /* of a pid */
+    uint32_t words[TRANSCODE_MAX_REF_WORDS]; /* of a reference, in wire order */
+    uint32_t count;
+} TranscodeName;
+
+/* What a hole holds; `term` is where its bytes begin, in an input that transcode() has checked. */
+void transcode_pid(const uint8_t *term, TranscodeName *pid);
+void transcode_ref(const uint8_t *term, TranscodeName *ref);
+void transcode_ling_pid(const uint8_t *term, uint64_t *boxid, uint32_t *domid, uint32_t *id);
+
+#endif
