@@ -146,7 +146,7 @@ class Ling:
     def _status(self) -> dict[str, Any]:
         pores = self.man.pores
         return {
-            "straws": [[s.role, s.domid, self.man.formats[s.process]] for s in self.man.straws],
+            "straws": [[s.role, s.domid, self.man.formats.get(s.process, "")] for s in self.man.straws],
             "notes": self.man.notes,
             "maps": self.man.maps,
             "granted": self.hyper.granted,
@@ -185,7 +185,7 @@ def main() -> None:
     options = parser.parse_args()
     sys.setrecursionlimit(20_000)
     ling = Ling(options.rundir, options.domid, options.lenient, options.record)
-    ling._say({"domid": ling.hyper.domid, "os_pid": os.getpid()})
+    ling.man.on_up = lambda: ling._say({"domid": ling.hyper.domid, "os_pid": os.getpid()})
     ling.machine.run()
 
 

@@ -54,6 +54,7 @@ class Strawman:
         self.stopping = False
         self.frames_in = self.frames_out = 0
         self.log: Callable[..., None] = lambda *what: None
+        self.on_up: Callable[[], None] = lambda: None
         self.process = machine.register("strawman", machine.spawn(self._main, "strawman"))
 
     # The API: what user code calls (generators).
@@ -110,6 +111,7 @@ class Strawman:
         yield from self._ok(xs.mkdir(WARTS_TOP))
         yield from self._ok(xs.set_perms(WARTS_TOP, [f"r{domid}"]))
         yield from self._ok(xs.watch(TOP))
+        self.on_up()
         while True:
             message = yield from receive()
             match message:
