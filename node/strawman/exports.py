@@ -1,18 +1,20 @@
 """Whom envelopes from other domains may reach: a table of names, empty unless filled. No input or output.
 
 Anybody can knock, and on a shared host in another's name too, so nothing is reachable that was not exported to straws.
-What an exported process gets is a message; a message that has the shape of a signal or of a call is refused, because
-the receiver would act on it as if it came from the system or from somebody who can be answered.
+What an exported process gets is a message; a message that has the shape of a signal is refused, because the receiver
+would act on it as if it came from the system. A call is let through when its caller is one that crossed the straw.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..terms import Atom, Pid
+from ..otp.gen import GEN_CALL, is_from
+from ..terms import Atom, ImproperList, Pid
 from .formats import is_address
+from .tables import is_alias
 
 __all__ = ["SERVICES", "Export", "StrawExports", "is_forged"]
 
@@ -30,7 +32,6 @@ SERVICES = frozenset(
     )
 )
 
-_CALL = Atom("$gen_call")
 _SYSTEM = Atom("system")
 _EXIT = Atom("EXIT")
 _DOWN = Atom("DOWN")
@@ -55,11 +56,14 @@ class StrawExports:
         self._table: dict[Any, Export] = {}
 
     def add(self, name: Any, to: Any = None, domains: Iterable[int] | None = None, sender: bool = False) -> None:
-        """Let envelopes for `name` (str, Atom, Pid, or a (name, node) pair) go to `to`, itself unless given.
+        """Let envelopes for `name` (str, Atom, or a (name, node) pair) go to `to`, itself unless given.
 
-        ValueError for one of SERVICES, TypeError for what is no address.
+        ValueError for one of SERVICES, TypeError for what is no address, and for a pid as a name: whom the other
+        domain knows by a pid it may send to anyway.
         """
         key = _address(name)
+        if type(key) is Pid:
+            raise TypeError("a pid is no name: a process is reached by its pid when the pid was sent there")
         target = key if to is None else _address(to)
         for address in (key, target):
             if (address[0] if type(address) is tuple else address) in SERVICES:
@@ -79,12 +83,29 @@ class StrawExports:
         return list(self._table)
 
 
-def is_forged(message: Any) -> bool:
-    """Whether a message looks like a signal, a system message or a call (calls need pids that cross straws)."""
+def is_forged(message: Any, knows: Callable[[Any], bool] = lambda alias: False) -> bool:
+    """Whether a message looks like a signal or a system message, or like a call whose answer would go astray.
+
+    A caller's pid has crossed, so it is one of theirs or one that we told them; an alias that they name must have come
+    from us: knows(alias) says whether it did.
+    """
     if type(message) is not tuple or not message:
         return False
     size, head = len(message), message[0]
-    return (size == 3 and (head is _CALL or head is _SYSTEM or head is _EXIT)) or (size == 5 and head is _DOWN)
+    if size == 3:
+        if head is GEN_CALL:
+            return not is_from(message[1]) or _strange_alias(message[1][1], knows)
+        return head is _SYSTEM or head is _EXIT
+    return size == 5 and head is _DOWN
+
+
+def _strange_alias(tag: Any, knows: Callable[[Any], bool]) -> bool:
+    """As gen:reply/2 looks at a tag: ``[alias|Ref]`` or ``[[alias|Ref] | _]``."""
+    if type(tag) is list and tag:
+        tag = tag[0]
+    elif type(tag) is ImproperList and type(tag.items[0]) is ImproperList:
+        tag = tag.items[0]
+    return is_alias(tag) and not knows(tag)
 
 
 def _address(name: Any) -> Any:

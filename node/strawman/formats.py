@@ -1,6 +1,7 @@
 """Envelopes as bytes: the two formats of a straw, both ways. No input or output, no processes.
 
-erlang: the external term of ``{envelope, Addr, Msg}``, in OTP's words or in LING's, as the peer reads. json: an object
+erlang: the external term of ``{envelope, Addr, Msg}``, in OTP's words or in LING's, as the peer reads; what pids and
+references become is the Crossing's matter (tables.py). json: an object
 with "addr" (a registered name) and "msg". What comes in is hostile: only DecodeError comes out of decode_envelope(),
 and nothing that a peer names is looked up or made here.
 """
@@ -13,8 +14,8 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from ..errors import DecodeError, EncodeError
-from ..etf import decode, encode
-from ..terms import Atom, LingPid, Map, Pid
+from ..etf import Crossing, decode, encode
+from ..terms import Atom, Map, Pid
 
 __all__ = [
     "MAX_DEPTH",
@@ -44,7 +45,7 @@ _WORDS = {Atom("null"): None, Atom("true"): True, Atom("false"): False}
 
 
 class Envelope(NamedTuple):
-    """addr: an Atom, Pid, LingPid, (name, node) of Atoms, or (domid, name). message: ``{json, Msg}`` of json."""
+    """addr: an Atom, Pid, (name, node) of Atoms, or (domid, name). message: ``{json, Msg}`` of json."""
 
     addr: Any
     message: Any
@@ -59,12 +60,14 @@ def encode_envelope(
     none: str = "undefined",
     ling_maps: bool = False,
     from_process: bool = False,
+    crossing: Crossing | None = None,
 ) -> bytes:
     """One frame, without its length. EncodeError when the format, the dialect or a limit forbids it.
 
     addr: as in Envelope, names also as str. from_process: the message is a term that a process has sent, so its
     binaries are text to JSON and a proplist is an object (as jsx has it); Python's own bytes are no JSON. ling_maps:
-    say a map to a LING, which may die of it (straw-rules 6).
+    say a map to a LING, which may die of it (straw-rules 6). crossing: the tables of the other domain; without them
+    pids stand as OTP writes them.
     """
     if isinstance(addr, str):
         addr = _atom(addr)
@@ -82,12 +85,18 @@ def encode_envelope(
     else:
         if not is_address(addr):
             raise EncodeError("not an address: a name, a pid or {Name, Node}", "addr")
-        if dialect == "ling" and kind is not Atom and kind is not LingPid:
+        if kind is Pid and crossing is not None and crossing.out.get(addr, 0) >> 32 != crossing.peer:
+            raise EncodeError("not a process of that domain", "addr")
+        if kind is tuple and dialect == "ling":
             raise EncodeError("a LING has names and pids of its own only", "addr")
         try:
-            frame = encode((_ENVELOPE, addr, message), none=none, dialect=dialect, ling_maps=ling_maps)
+            frame = encode(
+                (_ENVELOPE, addr, message), none=none, dialect=dialect, ling_maps=ling_maps, crossing=crossing
+            )
         except EncodeError as error:
             path = error.path
+            if not path:
+                raise  # of the tables, not of a term
             path = "msg" + path[3:] if path.startswith("[2]") else "addr" + path[3:] if path.startswith("[1]") else path
             raise EncodeError(error.reason, path) from None
     if len(frame) > MAX_FRAME:
@@ -95,13 +104,15 @@ def encode_envelope(
     return frame
 
 
-def decode_envelope(frame: bytes | memoryview, *, format: Format = "erlang") -> Envelope:
+def decode_envelope(
+    frame: bytes | memoryview, *, format: Format = "erlang", crossing: Crossing | None = None
+) -> Envelope:
     """What a frame says, whoever wrote it and in whichever dialect. DecodeError for anything that is no envelope."""
     if len(frame) > MAX_FRAME:
         raise DecodeError(f"a frame of {len(frame)} bytes is beyond the limit {MAX_FRAME}")
     if format == "json":
         return _from_json(frame)
-    term = decode(frame, dialect="ling", max_depth=MAX_DEPTH, max_inflated=MAX_FRAME)
+    term = decode(frame, dialect="ling", max_depth=MAX_DEPTH, max_inflated=MAX_FRAME, crossing=crossing)
     if type(term) is not tuple or len(term) != 3 or term[0] is not _ENVELOPE:
         raise DecodeError("not an envelope")
     if not is_address(term[1]):
@@ -116,7 +127,7 @@ def is_address(addr: Any) -> bool:
         place, name = addr
         # {DomId, Name} is how LING's users write it; the second of {Name, Node} is a node.
         return type(name) is Atom and (type(place) is Atom or (type(place) is int and place >= 0))
-    return kind is Atom or kind is Pid or kind is LingPid
+    return kind is Atom or kind is Pid
 
 
 def _atom(name: str) -> Atom:

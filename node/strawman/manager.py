@@ -23,8 +23,10 @@ from ..terms import Atom, Pid
 from .errors import StrawError
 from .exports import StrawExports
 from .formats import MAX_FRAME, Format
+from .gateway import Gateway, Proxy
 from .process import StrawProcess
 from .seam import Carrier, CarrierFactory, Straw
+from .tables import Counted, Limits
 
 if TYPE_CHECKING:
     from ..node import Node  # for annotations only
@@ -62,6 +64,12 @@ class Counts:
     unknown: int = 0
     #: from a domain that the export does not name, or in the shape of a signal
     refused: int = 0
+    #: with pids that the other domain can't have: never given to it, or of a third one
+    forged: int = 0
+    #: with more processes of the other domain than it may have here
+    crowded: int = 0
+    #: replies to calls that are over
+    late: int = 0
     #: exported, but there is no such process, or its node can't take the message
     undelivered: int = 0
     #: dropped because the straw held too much
@@ -85,7 +93,8 @@ class Strawman:
     """The straws of one node: `node.strawman`. Use it on the loop's thread.
 
     host: the folder of the host service, None for this user's. counts: what became of envelopes. ling_maps: say maps
-    to LING domains too; a LING that sends a map on dies of it.
+    to LING domains too; a LING that sends a map on dies of it. limits: what other domains may cost us in pids and
+    references, for straws that are opened from now on.
     """
 
     def __init__(
@@ -104,6 +113,7 @@ class Strawman:
         self._held = True  # what others send waits until the app is ready
         self._carrier: Carrier | None = None
         self._straws: dict[int, list[StrawProcess]] = {}
+        self._gateways: dict[tuple[int, Format], Gateway] = {}
         self._opening: dict[int, _Opening] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._warned: dict[str, tuple[float, int]] = {}
@@ -111,6 +121,7 @@ class Strawman:
         self.exports = StrawExports()
         self.counts = Counts()
         self.ling_maps = False
+        self.limits = Limits()
 
     # Life: the node calls these.
 
@@ -183,9 +194,10 @@ class Strawman:
     def export(self, name: Any, *, to: Any = None, domains: Iterable[int] | None = None, sender: bool = False) -> None:
         """Let envelopes from other domains reach a process; nothing else can be reached.
 
-        name: what they are addressed to: a registered name, a Pid, or (name, node). to: where they go, on any node of
-        the cluster; the same unless given. domains: whose envelopes are let through; None: everybody's. sender: the
-        message arrives as ``{straw, DomId, Msg}`` instead of Msg. Works before the node has started.
+        name: what they are addressed to: a registered name or (name, node). to: where they go, on any node of the
+        cluster: a name, a Pid or (name, node); the same unless given. domains: whose envelopes are let through; None:
+        everybody's. sender: the message arrives as ``{straw, DomId, Msg}`` instead of Msg. Works before the node has
+        started.
         ValueError for a service of the node itself.
         """
         self.exports.add(name, to, domains, sender)
@@ -216,12 +228,32 @@ class Strawman:
     async def send(self, domid: int, to: Any, message: Any) -> None:
         """Send an envelope to a process of another domain; the first one opens the straw.
 
-        to: a registered name there, a pid, or (name, node). Waits while 16 MiB are unsent. EncodeError when the straw's
-        format or the peer's dialect has no words for it; StrawError when there is no straw to be had, or it closes
-        while this waits. That the other side has taken it nobody says, as with any message.
+        to: a registered name there, the Pid of one of its processes, or (name, node). Waits while 16 MiB are unsent.
+        EncodeError when the straw's format or the peer's dialect has no words for it; StrawError when there is no straw
+        to be had, or it closes while this waits. That the other side has taken it nobody says, as with any message.
         """
         process = self.process(domid) or await self._first(domid)
         await process.send_envelope(to, message)
+
+    async def proxy(self, domid: int, name: str | Atom) -> Pid:
+        """A pid that stands for a registered name of another domain; opens a straw if there is none.
+
+        What is sent to it, by whom in the cluster ever, goes there; it can be called, linked to and monitored, and ends
+        with noconnection when the straw does. The same pid for the same name. StrawError: as of open(), too_many.
+        """
+        process = self.process(domid) or await self._first(domid)
+        return process.gateway.name(Atom(name) if isinstance(name, str) else name).pid
+
+    def place(self, pid: Pid) -> tuple[int, int | Atom] | None:
+        """What a pid of ours stands for: a domain, and the id or name of a process there. None: it is no such pid."""
+        process = self.router.find(pid)
+        return (process.gateway.domid, process.place) if isinstance(process, Proxy) else None
+
+    def tables(self, domid: int) -> Counted:
+        """How many entries there are for a domain: processes of ours that it knows, references that wait for a reply,
+        processes and names of its own that have a pid here."""
+        found = [gateway.counted for (other, _), gateway in self._gateways.items() if other == domid]
+        return Counted(*map(sum, zip(*found, strict=True))) if found else Counted(0, 0, 0, 0)
 
     async def flush(self, domid: int) -> None:
         """Wait until everything sent to a domain is in shared memory. StrawError when the straw closes first."""
@@ -253,9 +285,21 @@ class Strawman:
     def process(self, domid: int) -> StrawProcess | None:
         """The straw to send on: of two, each opened by one side, that of the lower domain (straw-rules 2)."""
         straws = self._straws.get(domid)
-        if not straws:
-            return None
+        return self.preferred(straws) if straws else None
+
+    def preferred(self, straws: list[StrawProcess]) -> StrawProcess:
         return straws[0] if len(straws) == 1 else min(straws, key=self._opener)
+
+    def gateway(self, domid: int, format: Format) -> Gateway:
+        """The one for a straw that opens: that of a straw that is open already, of two to one domain, or a new one.
+
+        A LING with two straws to us answers on either, so they share their pids.
+        """
+        gateway = self._gateways.get((domid, format))
+        if gateway is None or not gateway.alive:
+            gateway = self._gateways[domid, format] = Gateway(self, domid)
+            gateway.on_exit.append(lambda process, reason: self._gateways.pop((domid, format), None))
+        return gateway
 
     def _opener(self, process: StrawProcess) -> int:
         return self.domid if process.straw.opened_by_us else process.straw.domid

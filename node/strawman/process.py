@@ -3,23 +3,24 @@
 It takes ``{envelope, Addr, Msg}`` from anybody and puts it on the straw, and hands over what comes from there. It can
 be linked to and monitored, and ends when the straw does, with the straw's reason; killing it closes the straw. It has
 no task: a message is put on the straw in the turn in which it came. Opening straws, and finding the one to a domain,
-is manager.py.
+is manager.py; what pids become is gateway.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import DecodeError, EncodeError, NoConnection, PeerBusy
 from ..otp.gen import GEN_CALL, is_from, reply
 from ..runtime.peers import Peer
 from ..runtime.process import Process
-from ..terms import Atom, LingPid, Pid
+from ..terms import Atom, Pid, Reference
 from .errors import StrawError
 from .exports import SERVICES, is_forged
-from .formats import Envelope, decode_envelope, encode_envelope
+from .formats import MAX_FRAME, Envelope, decode_envelope, encode_envelope
 from .seam import Straw
+from .tables import IdsExhausted, TableFull
 
 if TYPE_CHECKING:
     from .manager import Strawman
@@ -40,9 +41,10 @@ _UNKNOWN_REQUEST = Atom("unknown_request")
 
 
 class StrawProcess(Process):
-    """One straw. `straw` is the connection, `manager` the node's Strawman, `owners` who opened or split it."""
+    """One straw. `straw` is the connection, `manager` the node's Strawman, `owners` who opened or split it, `gateway`
+    has the processes of the other domain."""
 
-    __slots__ = ("_pausers", "_told_busy", "_waits", "manager", "owners", "straw")
+    __slots__ = ("_crossing", "_pausers", "_tables", "_told_busy", "_waits", "gateway", "manager", "owners", "straw")
 
     def __init__(self, manager: Strawman, straw: Straw) -> None:
         super().__init__(manager.router, f"straw {straw.domid}")
@@ -50,6 +52,10 @@ class StrawProcess(Process):
         self.manager = manager
         self.straw = straw
         self.owners: list[Pid] = []
+        self.gateway = manager.gateway(straw.domid, straw.format)
+        self.gateway.straws.append(self)
+        self._tables = self.gateway.tables
+        self._crossing = self._tables.crossing if straw.format == "erlang" else None
         self._told_busy = False
         self._pausers: set[Any] = set()
         self._waits: dict[Peer, asyncio.Task[None]] = {}
@@ -74,13 +80,25 @@ class StrawProcess(Process):
             none=self.node.none,
             ling_maps=self.manager.ling_maps,
             from_process=from_process,
+            crossing=self._crossing,
         )
 
     async def send_envelope(self, addr: Any, message: Any) -> None:
         """An envelope of Python's own, when there is room. EncodeError, StrawError."""
-        frame = self.encode(addr, message, from_process=False)
+        try:
+            frame = self.encode(addr, message, from_process=False)
+        except IdsExhausted as error:
+            self._exhausted(error)
+        except EncodeError:
+            self._tables.retract()
+            raise
+        self._tables.sent()
         await self.straw.send(frame)
         self.manager.counts.sent += 1
+
+    def _exhausted(self, error: IdsExhausted) -> NoReturn:
+        self.gateway.exhausted()
+        raise StrawError("ids_exhausted", self.straw.domid) from error
 
     def deliver(self, message: Any) -> None:
         """A message came from a process of the cluster: an envelope, a call with one, or nothing for us."""
@@ -96,26 +114,43 @@ class StrawProcess(Process):
                 reply(self, second, (_ERROR, _UNKNOWN_REQUEST))
 
     def forward(self, addr: Any, message: Any) -> Any:
-        """An envelope of a process that can't wait: ok, or {error, Reason}, and the owners are told."""
+        """put() for who wants an answer: ok, or {error, Reason}."""
+        try:
+            self.put(addr, message)
+        except EncodeError as error:
+            return (_ERROR, (_BADARG, str(error).encode()))
+        except StrawError as error:
+            return (_ERROR, Atom(error.reason))
+        except PeerBusy:
+            return (_ERROR, _BUSY)
+        return _OK
+
+    def put(self, addr: Any, message: Any) -> None:
+        """An envelope of a process that can't wait; what can't be sent is counted, and the owners are told.
+
+        EncodeError, PeerBusy, StrawError.
+        """
         counts, domid = self.manager.counts, self.straw.domid
         try:
             if not self.straw.busy and self.straw.send_nowait(self.encode(addr, message, from_process=True)):
+                self._tables.sent()
                 self._told_busy = False
                 counts.sent += 1
-                return _OK
+                return
+            self._tables.retract()
+        except IdsExhausted as error:
+            self._exhausted(error)
         except EncodeError as error:
             counts.unsayable += 1
             self.manager.warn("unsayable", "an envelope for domain %d is dropped: %s", domid, error)
-            reason = (_BADARG, str(error).encode())
-            self._tell(_FAILED, domid, reason)
-            return (_ERROR, reason)
-        except StrawError as error:
-            return (_ERROR, Atom(error.reason))
+            self._tell(_FAILED, domid, (_BADARG, str(error).encode()))
+            self._tables.retract()
+            raise
         counts.dropped_busy += 1
         if not self._told_busy:
             self._told_busy = True
             self._tell(_BUSY, domid)
-        return (_ERROR, _BUSY)
+        raise PeerBusy(f"domain {domid}", MAX_FRAME)
 
     def _tell(self, *message: Any) -> None:
         for owner in self.owners:
@@ -132,23 +167,38 @@ class StrawProcess(Process):
 
     def _frames(self, frames: list[bytes]) -> None:
         """Whatever the peer wrote: it is delivered, or counted and reported. The straw lives on."""
-        manager, format = self.manager, self.straw.format
+        format, crossing = self.straw.format, self._crossing
         with self.router.delivering(self):
             for frame in frames:
                 try:
-                    envelope = decode_envelope(frame, format=format)
+                    envelope = decode_envelope(frame, format=format, crossing=crossing)
                 except DecodeError as error:
-                    manager.counts.malformed += 1
-                    manager.warn("malformed", "a frame of domain %d is dropped: %s", self.straw.domid, error)
+                    self._unread(error)
                 else:
                     self._arrived(envelope)
+
+    def _unread(self, error: DecodeError) -> None:
+        """A frame that can't be read, or names processes that are not its sender's to name."""
+        counts, crossing, kind = self.manager.counts, self._crossing, "malformed"
+        if isinstance(error, TableFull):
+            kind = "crowded"
+            counts.crowded += 1
+        elif crossing is not None and crossing.forged:
+            kind, crossing.forged = "forged", 0
+            counts.forged += 1
+        else:
+            counts.malformed += 1
+        self.manager.warn(kind, "a frame of domain %d is dropped: %s", self.straw.domid, error)
 
     def _arrived(self, envelope: Envelope) -> None:
         counts, domid = self.manager.counts, self.straw.domid
         addr, message = envelope
+        if type(addr) is Pid:
+            self._arrived_for(addr, message)
+            return
         if type(addr) is tuple and type(addr[0]) is int and addr[0] == self.manager.domid:
             addr = addr[1]  # {OurDomId, Name}
-        export = self.manager.exports.find(addr) if type(addr) is not LingPid else None
+        export = self.manager.exports.find(addr)
         if export is None:
             counts.unknown += 1
             self.manager.warn("unknown", "domain %d sends to %.100r, which is not exported to straws", domid, addr)
@@ -157,15 +207,43 @@ class StrawProcess(Process):
             counts.refused += 1
             self.manager.warn("refused", "domain %d may not send to %.100r", domid, addr)
             return
-        if is_forged(message):
-            counts.refused += 1
-            self.manager.warn(
-                "refused", "domain %d sends %s a message that only the system or a caller sends", domid, addr
-            )
+        if not self._is_forged(addr, message):
+            self._deliver(export.to, (_STRAW, domid, message) if export.sender else message)
+
+    def _arrived_for(self, pid: Pid, message: Any) -> None:
+        """An envelope for a process that the other domain knows by its pid."""
+        counts, domid, tables = self.manager.counts, self.straw.domid, self._tables
+        if tables.is_theirs(pid):
+            counts.unknown += 1
+            self.manager.warn("unknown", "domain %d sends to a process of its own", domid)
             return
-        self._deliver(export.to, (_STRAW, domid, message) if export.sender else message)
+        if not tables.is_ours(pid):
+            counts.undelivered += 1  # it has ended
+            return
+        if self._is_forged(pid, message):
+            return
+        to = tables.reply(pid, message)
+        if to is False:
+            counts.late += 1
+        elif type(to) is not Reference:
+            self._deliver(pid, message)
+        elif to.node is self.router.name:
+            counts.received += 1
+            self.router.alias_arrived(to, message)
+        else:
+            self._send(to, message)
+
+    def _is_forged(self, addr: Any, message: Any) -> bool:
+        if not is_forged(message, self._tables.knows):
+            return False
+        self.manager.counts.refused += 1
+        self.manager.warn(
+            "refused", "domain %d sends %.100r a message that only the system sends", self.straw.domid, addr
+        )
+        return True
 
     def _deliver(self, to: Any, message: Any) -> None:
+        """To a local process, or on to the node that has it."""
         counts, router = self.manager.counts, self.router
         node = to[1] if type(to) is tuple else to.node if type(to) is Pid else router.name
         if node is router.name:
@@ -176,9 +254,13 @@ class StrawProcess(Process):
                 return
             counts.received += 1
             process.deliver(message)
-            return
+        else:
+            self._send(to, message)
+
+    def _send(self, to: Any, message: Any) -> None:
+        counts = self.manager.counts
         try:
-            peer = router.send(self.pid, to, message)
+            peer = self.router.send(self.pid, to, message)
         except (EncodeError, PeerBusy, ValueError) as error:
             counts.undelivered += 1
             self.manager.warn("undelivered", "an envelope for %.100r is dropped: %s", to, error)
@@ -229,4 +311,5 @@ class StrawProcess(Process):
         for task in list(self._waits.values()):
             task.cancel()
         self.manager.forget(self)
+        self.gateway.detach(self)
         self.straw.close(reason.name if type(reason) is Atom else "closed")

@@ -4,6 +4,7 @@
     {open, DomId, json}  the same, for a straw in json
     {split, DomId}       {ok, StrawPid} | {error, not_found}
     {close, DomId}       ok | {error, not_found}
+    {proxy, DomId, Name} {ok, Pid} | {error, Reason}, a process that stands for a name over there
     domid, domains       our domain id; those that we have a straw to
 
 The message ``{envelope, {DomId, Name}, Msg}`` opens a straw on first use and forwards; called with, it is answered ok
@@ -56,6 +57,8 @@ class StrawmanServer(GenServer):
                 return (_OK, process.pid)
             case (Atom("close"), int(domid)):
                 return self._later(caller, self._closed(domid))
+            case (Atom("proxy"), int(domid), Atom() as name):
+                return self._later(caller, self._proxy(domid, name))
             case (Atom("envelope"), _, _):
                 return self._forward(request)
             case Atom("domid"):
@@ -95,6 +98,9 @@ class StrawmanServer(GenServer):
         process = await self._manager.open_process(domid, format)
         process.add_owner(caller[0])
         return _OK
+
+    async def _proxy(self, domid: int, name: Atom) -> Any:
+        return (_OK, await self._manager.proxy(domid, name))
 
     async def _closed(self, domid: int) -> Any:
         return _OK if await self._manager.close(domid) else _NOT_FOUND

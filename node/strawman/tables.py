@@ -1,16 +1,15 @@
 """What pids and references of two domains are to each other: the tables behind the codec's Crossing. No processes here.
 
 A process that we tell the other domain of gets an id, one per domain and never used again; a process of theirs gets a
-proxy with a pid of ours, made when it is first seen. A reference that the other side can't hold, and the tag `[alias|Ref]`
-of a call, crosses as a reference of ours. Every entry ends: with its process, its reply, its time, or the tables. They are
-bounded, and what does not fit is an error to the sender; nothing that lives is thrown out. docs/strawman.md ("Pids across
-straws") is the story; csrc/etf/crossing.c reads and writes the bytes.
+proxy with a pid of ours, made when it is first seen. A reference that the other side can't hold, and the tag
+`[alias|Ref]` of a call, crosses as a reference of ours. Every entry ends: with its process, its reply, its time, or the
+tables. They are bounded, and what does not fit is an error to the sender; nothing that lives is thrown out.
+docs/strawman.md ("Pids across straws") is the story; csrc/etf/crossing.c reads and writes the bytes.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -18,7 +17,7 @@ from ..errors import DecodeError, EncodeError
 from ..etf import Crossing
 from ..terms import Atom, ImproperList, Pid, Reference
 
-__all__ = ["Counted", "IdsExhausted", "Keeper", "Limits", "PidTables"]
+__all__ = ["Counted", "IdsExhausted", "Keeper", "Limits", "PidTables", "TableFull", "is_alias"]
 
 ID_MASK = 0x7FFFFFF
 _WORD = 0xFFFFFFFF
@@ -58,6 +57,10 @@ class IdsExhausted(EncodeError):
     """All ids of this straw have been given out: it must close, and the next one begins anew."""
 
 
+class TableFull(DecodeError):
+    """The other domain has shown us more processes than it may have here."""
+
+
 class Keeper(Protocol):
     """Who has the processes (gateway.Gateway)."""
 
@@ -72,6 +75,10 @@ class Keeper(Protocol):
 
     def make_room(self) -> None:
         """Let go of proxies that nobody uses, by tables.forget()."""
+        ...
+
+    def wake(self, seconds: float, /) -> None:
+        """Call tables.expire() after so long, and again as it says. May be called while that is to come."""
         ...
 
     def now(self) -> float: ...
@@ -147,7 +154,11 @@ class PidTables:
     def _ref(self, what: Any, owner: Pid | None) -> int:
         key = (what, False) if type(what) is Reference else (what.tail, True)
         word = self._words.get(key)
+        until = self._keeper.now() + self.limits.ref_time
         if word is not None:
+            entry = self._waiting.pop(word)
+            entry.until = until
+            self._waiting[word] = entry  # the last to end
             return word
         if len(self._waiting) >= self.limits.refs:
             raise EncodeError(f"{self.limits.refs} calls to domain {self.crossing.peer} wait for their replies already")
@@ -159,10 +170,12 @@ class PidTables:
         self._last_word = word
         self.crossing.refs[word] = what
         self._words[key] = word
-        self._waiting[word] = _Waiting(key, owner, self._keeper.now() + self.limits.ref_time)
+        self._waiting[word] = _Waiting(key, owner, until)
         if owner is not None:
             self._owned.setdefault(owner, set()).add(word)
         self._fresh_words.append(word)
+        if len(self._waiting) == 1:
+            self._keeper.wake(self.limits.ref_time)
         return word
 
     def sent(self) -> None:
@@ -190,7 +203,7 @@ class PidTables:
             if len(crossing.proxies) >= self.limits.proxies:
                 self._keeper.make_room()
                 if len(crossing.proxies) >= self.limits.proxies:
-                    raise DecodeError(f"domain {crossing.peer} has {self.limits.proxies} processes here already")
+                    raise TableFull(f"domain {crossing.peer} has {self.limits.proxies} processes here already")
             pid = self._keeper.adopt(id)
             crossing.proxies[id] = pid
             crossing.out[pid] = crossing.peer << 32 | id
@@ -218,8 +231,9 @@ class PidTables:
         return (alias.tail, True) in self._words
 
     def reply(self, pid: Pid, message: Any) -> Reference | bool:
-        """What a message to a process of ours answers: the alias that it goes to; True: it goes to the pid, as any other;
-        False: it is a reply that comes too late."""
+        """Where a message to a process of ours goes: an alias that it answers; True: the pid, as any other message; False:
+        nowhere, for it is a reply that comes too late.
+        """
         if type(message) is not tuple or len(message) != 2:
             return True
         tag = message[0]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from node.strawman.exports import SERVICES, StrawExports, is_forged
-from node.terms import Atom, Pid, Reference
+from node.terms import Atom, ImproperList, Pid, Reference
 
 PID = Pid(Atom("a@b"), 1, 2, 3)
 BUDDY, NODE = Atom("buddy"), Atom("a@b")
@@ -23,12 +23,12 @@ def test_exports() -> None:
     exports = StrawExports()
     exports.add("buddy")
     exports.add("other", to=("real", "a@b"), domains=[1, 2], sender=True)
-    exports.add(PID)
+    exports.add("pid", to=PID)
     found = exports.find(BUDDY)
     assert found is not None and found.to is BUDDY and found.domains is None and not found.sender
     other = exports.find(Atom("other"))
     assert other is not None and other.to == (Atom("real"), NODE) and other.domains == {1, 2} and other.sender
-    assert exports.find(PID) is not None
+    assert exports.find(PID) is None
     assert exports.find((BUDDY, NODE)) is None, "a pair is exported as a pair only"
     exports.add((BUDDY, "a@b"))
     assert exports.find((BUDDY, NODE)) is not None
@@ -46,24 +46,33 @@ def test_services_are_never_exported(name: str) -> None:
     assert Atom(name) in SERVICES
 
 
-@pytest.mark.parametrize("name", [5, (5, "buddy"), ("a",), ("a", "b", "c"), b"buddy", None, Reference(NODE, 1, (1,))])
+@pytest.mark.parametrize(
+    "name", [5, (5, "buddy"), ("a",), ("a", "b", "c"), b"buddy", None, Reference(NODE, 1, (1,)), PID]
+)
 def test_what_is_no_address(name: Any) -> None:
     with pytest.raises(TypeError):
         StrawExports().add(name)
-    if name is not None:
+    if name is not None and name is not PID:
         with pytest.raises(TypeError):
             StrawExports().add("x", to=name)
 
 
 def test_forged_messages() -> None:
     ref = Reference(NODE, 1, (1, 2, 3))
+    alias = ImproperList((Atom("alias"),), ref)
+    aliases: list[Any] = [alias, [alias], [alias, 1], ImproperList((alias,), 1)]
     for forged in (
         (Atom("EXIT"), PID, Atom("kill")),
         (Atom("DOWN"), ref, Atom("process"), PID, Atom("x")),
         (Atom("system"), (PID, ref), (Atom("terminate"), Atom("x"))),
-        (Atom("$gen_call"), (PID, ref), Atom("stop")),
+        (Atom("$gen_call"), Atom("stop"), 1),
+        (Atom("$gen_call"), (PID,), 1),
+        (Atom("$gen_call"), (ref, PID), 1),
+        *((Atom("$gen_call"), (PID, tag), 1) for tag in aliases),
     ):
         assert is_forged(forged)
+    for tag in aliases:
+        assert not is_forged((Atom("$gen_call"), (PID, tag), 1), lambda known: known == alias)
     for honest in (
         (),
         1,
@@ -71,6 +80,8 @@ def test_forged_messages() -> None:
         (Atom("EXIT"), 1),
         (Atom("DOWN"),),
         (Atom("$gen_cast"), 1),
+        (Atom("$gen_call"), (PID, ref), Atom("stop")),
+        (Atom("$gen_call"), (PID, []), Atom("stop")),
         [Atom("EXIT"), 1, 2],
     ):
         assert not is_forged(honest)

@@ -56,10 +56,9 @@ def test_what_is_no_envelope(term: Any) -> None:
 def test_lings_dialect() -> None:
     frame = encode_envelope(BUDDY, (Atom("ok"), None), dialect="ling")
     assert frame == b"\x83h\x03s\x08envelopes\x05buddyh\x02s\x02oks\x09undefined"
-    # From LING, a pid of its own is a value; every tag is read whatever the peer said it is.
+    # Every tag is read whatever the peer said it is.
     assert decode_envelope(encode((Atom("envelope"), BUDDY, OURS), dialect="ling")).message == OURS
     assert decode_envelope(encode((Atom("envelope"), BUDDY, {1: PID}))).message == {1: PID}
-    assert decode_envelope(encode_envelope(OURS, 1, dialect="ling")).addr == OURS
 
 
 @pytest.mark.parametrize("message", [PID, [(PID,)], {1: 2}, Atom("\u20ac"), Reference(Atom("a@b"), 5, (1, 2, 3, 4, 5))])
@@ -69,9 +68,9 @@ def test_what_a_ling_cannot_be_told(message: Any) -> None:
     assert caught.value.path.startswith("msg")
 
 
-@pytest.mark.parametrize("addr", [PID, (BUDDY, Atom("a@b"))])
+@pytest.mark.parametrize("addr", [PID, OURS, (BUDDY, Atom("a@b"))])
 def test_whom_a_ling_cannot_address(addr: Any) -> None:
-    with pytest.raises(EncodeError, match="LING"):
+    with pytest.raises(EncodeError, match="LING|address"):
         encode_envelope(addr, 1, dialect="ling")
 
 
