@@ -16,12 +16,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # What the extensions are built from, as in setup.py.
 SOURCES := $(wildcard csrc/etf/*.[ch] csrc/pore/*.[ch] csrc/include/*.h csrc/ffi/*.py)
 
-.PHONY: help run test lint format bench java build clean distclean
+.PHONY: help run test lint format bench java build erl clean distclean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make run     set up, then a Python node and a real BEAM talk to each other, step by step'
 	@echo 'make test    set up, then all tests (PYTEST_ARGS="-k ..." for some)'
+	@echo 'make erl     the OTP application straw in erl/'
 	@echo 'make java    the JDK and Jinterface, for the tests of a Java node (large)'
 	@echo 'make lint    ruff, mypy --strict, pyright'
 	@echo 'make format  ruff format'
@@ -34,7 +35,12 @@ run: build
 
 test: build
 	@tools/debian.sh test
+	@$(MAKE) --no-print-directory erl
 	$(PY) -m pytest $(PYTEST_ARGS)
+
+# The BEAM's side. Without OTP's compiler its tests skip, and say so.
+erl:
+	@if command -v erlc >/dev/null; then $(MAKE) --no-print-directory -C erl; else echo "no erlc: erl/ is not built"; fi
 
 lint: build
 	$(PY) -m ruff check .
@@ -83,6 +89,7 @@ $(STAMPS)/bench: $(STAMPS)/extensions
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis $(STAMPS)/extensions
 	rm -f node/*.so pores/*.so
+	$(MAKE) --no-print-directory -C erl clean
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean
