@@ -6,7 +6,7 @@
 -module(membrane_keys).
 
 -export([number/1, domid_of/1, owned_by/3]).
--export([active_top/1, passive_top/1, active_dir/2, passive_dir/2, knocker/2]).
+-export([active_top/1, passive_top/1, active_dir/2, passive_dir/2, knocker/2, about/2]).
 -export([wishes/0, wish_keys/0, offer_keys/0, terms_of/1, terms_keys/1, agree/2, narrow/1, own_kind/1]).
 -export([pages/1, publish/2, parse/2, pack_refs/1, unpack_refs/2]).
 -export_type([offer/0, values/0]).
@@ -95,6 +95,22 @@ knocker(Me, Path) ->
                 _ ->
                     undefined
             end
+    end.
+
+%% What a changed path is about: something in our own straw tree, or the peer's directory of one of our straws.
+-spec about(integer(), string()) -> knock | {passive | active, integer()} | undefined.
+about(Me, Path) ->
+    Ours = integer_to_list(Me),
+    case string:split(Path, "/", all) of
+        ["", "local", "domain", Ours, "data", "straw" | _] -> knock;
+        ["", "local", "domain", Name, "data", Tree, Ours | _] ->
+            case {domid_of(Name), Tree} of
+                {undefined, _} -> undefined;
+                {Peer, "straw"} -> {passive, Peer};
+                {Peer, "warts"} -> {active, Peer};
+                _ -> undefined
+            end;
+        _ -> undefined
     end.
 
 %% ── terms ──

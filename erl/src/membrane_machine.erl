@@ -12,7 +12,7 @@
 %% when the value is that. What is not there reads as undefined; any other refusal ends the work.
 -module(membrane_machine).
 
--export([new/2, take/1, get_timer/1, timer/2, counts/1, pores/1, state/1]).
+-export([new/2, take/1, get_timer/1, timer/2, counts/1, pores/1, terms/2, state/1]).
 -export([start/2, open/3, open/4, give_up/3, close/4, stop/2, report/4]).
 -export([changed/3, knocked/3, store_result/4, pore_result/4, ended/4, domain_gone/3, host_down/2]).
 -export_type([machine/0, key/0, work/0, event/0, options/0]).
@@ -96,6 +96,10 @@ counts(#m{counts = Counts}) -> Counts.
 %% The states of all straws.
 -spec pores(machine()) -> #{key() => atom()}.
 pores(#m{pores = Pores}) -> maps:map(fun(_, #pore{state = State}) -> State end, Pores).
+
+%% What was agreed with the peer.
+-spec terms(key(), machine()) -> #terms{}.
+terms(Key, #m{pores = Pores}) -> (maps:get(Key, Pores))#pore.terms.
 
 -spec state(machine()) -> atom().
 state(#m{state = State}) -> State.

@@ -1,0 +1,230 @@
+%% A straw of strawman's, inside the straw's process: envelopes become frames, frames become messages.
+%%
+%% From the BEAM: {envelope, Addr, Msg}, from anybody, as a message or a call. From the straw: to what is exported, to the
+%% processes that were given out on this very straw, and to nobody else.
+-module(strawman_straw).
+-behaviour(straw).
+
+-export([init/2, frames/2, message/3, call/4, oversized/2, closed/3]).
+
+%% Processes that one straw tells of what went wrong.
+-define(MAX_OWNERS, 64).
+%% Milliseconds between looks for references that nobody will answer any more.
+-define(EXPIRE, 10000).
+%% Messages between looks whether their receivers keep up; messages that one may have waiting; and how long the straw is
+%% not read then (milliseconds).
+-define(CHECK_EVERY, 256).
+-define(QUEUE_LIMIT, 20000).
+-define(PAUSE, 10).
+
+-record(h, {
+    domid :: non_neg_integer(),
+    peer :: non_neg_integer(),
+    format :: erlang | json,
+    options :: map(),
+    ids :: straw_ids:ids() | undefined,
+    owners = [] :: [pid()],
+    told_busy = false :: boolean(),
+    %% local receivers since the last look at their queues
+    receivers = #{} :: #{pid() => true},
+    delivered = 0 :: non_neg_integer()
+}).
+
+-spec init(#{domid := non_neg_integer(), owners := [pid()], ling_maps := boolean()}, straw:info()) -> #h{}.
+init(#{domid := Domid, owners := Owners, ling_maps := Maps}, #{peer := Peer, format := Format, dialect := Dialect}) ->
+    _ = erlang:send_after(?EXPIRE, self(), expire),
+    Ids =
+        case Format of
+            erlang -> straw_ids:new(#{domid => Domid, peer => Peer, dialect => Dialect, straw => self()});
+            json -> undefined
+        end,
+    #h{
+        domid = Domid,
+        peer = Peer,
+        format = Format,
+        options = #{format => Format, dialect => Dialect, ling_maps => Maps},
+        ids = Ids,
+        owners = Owners
+    }.
+
+%% ── from the BEAM to the straw ──
+
+-spec message(term(), boolean(), #h{}) -> {ok, [iodata()], #h{}} | {close, atom(), #h{}}.
+message({envelope, Addr, Msg}, Busy, H) ->
+    case forward(Addr, Msg, Busy, H) of
+        {ok, Frame, H1} -> {ok, [Frame], H1};
+        {error, ids_exhausted, H1} -> {close, ids_exhausted, H1};
+        {error, _Reason, H1} -> {ok, [], H1}
+    end;
+message({add_owner, Pid}, _Busy, H) ->
+    {ok, [], add_owner(Pid, H)};
+message({'DOWN', Monitor, process, _, _}, _Busy, #h{ids = Ids} = H) when Ids =/= undefined ->
+    {ok, [], H#h{ids = straw_ids:down(Monitor, Ids)}};
+message(expire, _Busy, #h{ids = Ids} = H) ->
+    _ = erlang:send_after(?EXPIRE, self(), expire),
+    case Ids of
+        undefined -> {ok, [], H};
+        _ -> {ok, [], H#h{ids = straw_ids:expire(erlang:monotonic_time(millisecond), Ids)}}
+    end;
+message(_, _Busy, H) ->
+    {ok, [], H}.
+
+-spec call(term(), gen_server:from(), boolean(), #h{}) -> {reply, term(), [iodata()], #h{}} | {close, atom(), #h{}}.
+call({envelope, Addr, Msg}, _From, Busy, H) ->
+    case forward(Addr, Msg, Busy, H) of
+        {ok, Frame, H1} -> {reply, ok, [Frame], H1};
+        {error, ids_exhausted, H1} -> {close, ids_exhausted, H1};
+        {error, Reason, H1} -> {reply, {error, Reason}, [], H1}
+    end;
+call({proxy, Name}, _From, _Busy, #h{ids = Ids} = H) when is_atom(Name), Ids =/= undefined ->
+    case straw_ids:proxy(Name, Ids) of
+        {ok, Pid, Ids1} -> {reply, {ok, Pid}, [], H#h{ids = Ids1}};
+        {error, Reason, Ids1} -> {reply, {error, Reason}, [], H#h{ids = Ids1}}
+    end;
+call({proxy, _}, _From, _Busy, H) ->
+    {reply, {error, badarg}, [], H};
+call(counts, _From, _Busy, #h{ids = undefined} = H) ->
+    {reply, #{pids => 0, refs => 0, proxies => 0, late => 0}, [], H};
+call(counts, _From, _Busy, #h{ids = Ids} = H) ->
+    {reply, straw_ids:counts(Ids), [], H};
+call(_, _From, _Busy, H) ->
+    {reply, {error, unknown_request}, [], H}.
+
+forward(_Addr, _Msg, true, #h{told_busy = Told} = H) ->
+    strawman_exports:count(dropped_busy),
+    [tell(H, {straw_busy, H#h.peer}) || not Told],
+    {error, straw_busy, H#h{told_busy = true}};
+forward(Addr, Msg, false, #h{options = Options, ids = Ids} = H0) ->
+    H = H0#h{told_busy = false},
+    case straw_codec:encode(Addr, Msg, Options#{ids => Ids}) of
+        {ok, Frame, Ids1} ->
+            strawman_exports:count(sent),
+            {ok, Frame, H#h{ids = Ids1}};
+        {error, Reason, Ids1} ->
+            strawman_exports:count(unsayable),
+            strawman_exports:warn(unsayable, "an envelope for domain ~w is dropped: ~0tp", [H#h.peer, Reason]),
+            tell(H, {straw_error, H#h.peer, Reason}),
+            {error, Reason, H#h{ids = Ids1}}
+    end.
+
+add_owner(Pid, #h{owners = Owners} = H) ->
+    H#h{owners = lists:sublist([Pid | lists:delete(Pid, Owners)], ?MAX_OWNERS)}.
+
+tell(#h{owners = Owners}, Message) ->
+    lists:foreach(fun(Owner) -> Owner ! Message end, Owners).
+
+%% ── from the straw to the BEAM ──
+
+%% Whatever the peer wrote: it is delivered, or counted and reported. The straw lives on.
+-spec frames([binary()], #h{}) -> {ok, #h{}} | {pause, pos_integer(), #h{}} | {close, atom(), #h{}}.
+frames([], H) ->
+    keep_up(H);
+frames([Frame | Frames], #h{options = Options, ids = Ids} = H) ->
+    case straw_codec:decode(Frame, Options#{ids => Ids}) of
+        {ok, Addr, Msg, Ids1} ->
+            frames(Frames, arrived(Addr, Msg, H#h{ids = Ids1}));
+        {error, ids_exhausted, Ids1} ->
+            {close, ids_exhausted, H#h{ids = Ids1}};
+        {error, Reason, Ids1} ->
+            dropped(Reason, H),
+            frames(Frames, H#h{ids = Ids1})
+    end.
+
+dropped(Reason, #h{peer = Peer}) ->
+    Kind =
+        case Reason of
+            unknown_atom -> unknown;
+            unknown_pid -> undelivered;
+            stale_ref -> late;
+            {limit, _} -> undelivered;
+            _ -> malformed
+        end,
+    strawman_exports:count(Kind),
+    strawman_exports:warn(Kind, "a frame of domain ~w is dropped: ~0tp", [Peer, Reason]).
+
+arrived({Domid, Name}, Msg, #h{domid = Domid} = H) when is_integer(Domid) ->
+    arrived(Name, Msg, H);
+%% A process that was given out on this straw, or the alias of a call that went out on it.
+arrived(Addr, Msg, H) when is_pid(Addr); is_reference(Addr) ->
+    case strawman_exports:is_forged(Msg) of
+        true -> refused(Addr, H);
+        false -> deliver(Addr, Msg, H)
+    end;
+arrived(Addr, Msg, #h{peer = Peer} = H) ->
+    case strawman_exports:find(Addr) of
+        undefined ->
+            strawman_exports:count(unknown),
+            strawman_exports:warn(
+                unknown, "domain ~w sends to ~0tp, which is not exported to straws", [Peer, Addr]
+            ),
+            H;
+        #{to := To, domains := Domains, sender := Sender} ->
+            Allowed = Domains =:= all orelse lists:member(Peer, Domains),
+            case Allowed andalso not strawman_exports:is_forged(Msg) of
+                false -> refused(Addr, H);
+                true when Sender -> deliver(To, {straw, Peer, Msg}, H);
+                true -> deliver(To, Msg, H)
+            end
+    end.
+
+refused(Addr, #h{peer = Peer} = H) ->
+    strawman_exports:count(refused),
+    strawman_exports:warn(refused, "domain ~w may not send that to ~0tp", [Peer, Addr]),
+    H.
+
+deliver(To, Msg, H) when is_atom(To) ->
+    case whereis(To) of
+        undefined -> undelivered(To, H);
+        Pid when is_pid(Pid) -> deliver(Pid, Msg, H);
+        Port -> undelivered(Port, H)
+    end;
+deliver(Pid, Msg, #h{receivers = Receivers} = H) when is_pid(Pid), node(Pid) =:= node() ->
+    Pid ! Msg,
+    strawman_exports:count(received),
+    H#h{receivers = Receivers#{Pid => true}, delivered = H#h.delivered + 1};
+deliver({Name, Node}, Msg, H) when Node =:= node() ->
+    deliver(Name, Msg, H);
+deliver(Alias, Msg, H) when is_reference(Alias) ->
+    _ = erlang:send(Alias, Msg),
+    strawman_exports:count(received),
+    H;
+deliver(To, Msg, H) ->
+    %% Another node: a connection that is busy suspends this straw, and nothing else.
+    _ = erlang:send(To, Msg),
+    strawman_exports:count(received),
+    H.
+
+undelivered(To, H) ->
+    strawman_exports:count(undelivered),
+    strawman_exports:warn(undelivered, "an envelope for ~0tp: there is no such process", [To]),
+    H.
+
+%% A receiver that does not keep up stops the straw: the ring stays full, and the peer waits.
+keep_up(#h{delivered = N} = H) when N < ?CHECK_EVERY ->
+    {ok, H};
+keep_up(#h{receivers = Receivers} = H) ->
+    Slow = maps:filter(fun(Pid, _) -> is_slow(Pid) end, Receivers),
+    case map_size(Slow) of
+        0 -> {ok, H#h{receivers = #{}, delivered = 0}};
+        _ -> {pause, ?PAUSE, H#h{receivers = Slow}}
+    end.
+
+is_slow(Pid) ->
+    case process_info(Pid, message_queue_len) of
+        {message_queue_len, N} -> N > ?QUEUE_LIMIT;
+        undefined -> false
+    end.
+
+-spec oversized(pos_integer(), #h{}) -> #h{}.
+oversized(Length, #h{peer = Peer} = H) ->
+    strawman_exports:count(oversized),
+    strawman_exports:warn(oversized, "a frame of domain ~w is passed over: ~w bytes", [Peer, Length]),
+    H.
+
+%% ── the end ──
+
+-spec closed(atom(), boolean(), #h{}) -> ok.
+closed(_Reason, _Truncated, #h{ids = undefined}) ->
+    ok;
+closed(_Reason, _Truncated, #h{ids = Ids}) ->
+    straw_ids:stop(Ids).
