@@ -69,7 +69,8 @@ class Node:
     if None. routes: node name -> (host, port), instead of asking epmd. threads: worker threads for blocking
     functions. on_undelivered(node, reason, count): called when queued messages could not be delivered.
     net: further limits (NetOptions). pores: be a domain as well, of the host service of this user (True) or in that
-    folder, which is started when none runs; domid: the domain id wanted, 0 for any. See `strawman`.
+    folder, which is started when none runs; domid: the domain id wanted, 0 for any. See `strawman`. embed_host: if the
+    host service has to be started, it runs in this process, and ends with the node (implies pores).
     named_by: a node that gives this one its name when it starts (a dynamic node name, OTP 23); name is then the host
     alone and listen None. start() raises NoConnection when it can't be reached or gives none.
 
@@ -97,6 +98,7 @@ class Node:
         net: NetOptions | None = None,
         pores: bool | str | os.PathLike[str] | None = None,
         domid: int = 0,
+        embed_host: bool = False,
         named_by: str | None = None,
     ) -> None:
         if named_by is None:
@@ -128,7 +130,7 @@ class Node:
         self.exports = Exports()
         self.blocking = Blocking(self)
         #: straws to other domains: open, send, export, close
-        self.strawman = Strawman(self, pores, domid)
+        self.strawman = Strawman(self, pores or embed_host, domid, embed_host=embed_host)
         self._specs: list[ChildSpec] = []
         self._router: Router | None = None
         self._table: PeerTable | None = None

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from .. import Atom, Node, Pid, Process
-from ..strawman.host import embedded_host
 from .stage import Act, Stage
 
 __all__ = ["ACT"]
@@ -44,10 +43,9 @@ BIG = 1 << 20  # bytes of the large message: many times LING's ring
 
 @contextlib.asynccontextmanager
 async def around() -> AsyncIterator[dict[str, Any]]:
-    """A host service of our own; the node of the stage is a domain of it."""
+    """The node of the stage is a domain, and the host service too."""
     with tempfile.TemporaryDirectory(prefix="strawbridge-") as rundir:
-        async with embedded_host(rundir):
-            yield {"pores": rundir}
+        yield {"pores": rundir, "embed_host": True}
 
 
 def prepare(node: Node) -> None:

@@ -18,10 +18,12 @@ def host(arguments: argparse.Namespace) -> int:
     """The host service in the foreground."""
     logging.basicConfig(level=arguments.log.upper(), format="%(levelname)s %(name)s: %(message)s")
     with as_failure():
-        asyncio.run(
-            run_host(arguments.rundir, arguments.idle_exit, lambda path: print(f"the host in {path} is up", flush=True))
-        )
+        asyncio.run(run_host(arguments.rundir, arguments.idle_exit, arguments.allow, _up))
     return OK
+
+
+def _up(path: str) -> None:
+    print(f"the host in {path} is up", flush=True)
 
 
 def domains(arguments: argparse.Namespace) -> int:

@@ -174,6 +174,11 @@ def _run(commands: Any) -> None:
     run.add_argument(
         "--domid", metavar="N", type=int, default=None, help="the domain id, if it is free (implies --host)"
     )
+    run.add_argument(
+        "--embed-host",
+        action="store_true",
+        help="run the host service in this process, if none runs, and end it with the node (implies --host)",
+    )
     add_cookie(run)
 
 
@@ -254,7 +259,11 @@ def _host(commands: Any) -> None:
         "host",
         ".host:host",
         "play the hypervisor for the domains of this machine, in the foreground",
-        "  strawbridge host\n  strawbridge host --rundir /run/user/1000/straws --idle-exit 60",
+        "  strawbridge host\n  strawbridge host --rundir /run/user/1000/straws --idle-exit 60\n"
+        "  strawbridge host --rundir /run/strawbridge --allow /etc/strawbridge.toml",
+    )
+    host.add_argument(
+        "--allow", metavar="FILE", default=None, help="let other users in too; FILE says who may be which domain"
     )
     host.add_argument(
         "--idle-exit", metavar="S", type=seconds, default=None, help="end after S seconds without domains"

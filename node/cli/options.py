@@ -48,13 +48,23 @@ def make_node(
     none: str = "undefined",
     pores: bool | str | None = None,
     domid: int = 0,
+    embed_host: bool = False,
     named_by: str | None = None,
     warn: bool = True,
 ) -> Node:
     """The node of a command. Failure(USAGE) for a name or a cookie that can't be one."""
     options = _cookie(arguments, warn)
     try:
-        return Node(name, listen=listen, none=none, pores=pores, domid=domid, named_by=named_by, **options)
+        return Node(
+            name,
+            listen=listen,
+            none=none,
+            pores=pores,
+            domid=domid,
+            embed_host=embed_host,
+            named_by=named_by,
+            **options,
+        )
     except (ValueError, CookieError) as error:
         raise Failure(USAGE, str(error)) from error
 

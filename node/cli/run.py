@@ -44,8 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
                 arguments,
                 listen=arguments.listen,
                 none=arguments.none,
-                pores=arguments.host if arguments.domid is None else arguments.host or True,
+                pores=arguments.host or arguments.domid is not None or arguments.embed_host,
                 domid=arguments.domid or 0,
+                embed_host=arguments.embed_host,
             )
             return asyncio.run(_run(app, node, arguments.listen))
         except TooManyRestarts as error:

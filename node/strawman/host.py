@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pores.errors import PoreError, XenstoreError
 from pores.host.__main__ import serve
 from pores.host.rundir import RunDir
-from pores.host.server import Host
 from pores.host.spawn import answers
 from pores.xenstore.client import XenStore
 
 from .errors import StrawError
 
-__all__ = ["DomainInfo", "HostInfo", "embedded_host", "look", "run_host"]
+__all__ = ["DomainInfo", "HostInfo", "look", "run_host"]
 
 #: What a Xen domain has; without them straws are between domains of the local host service.
 _XEN_DEVICES = ("/dev/xen/evtchn", "/dev/xen/gntalloc", "/dev/xen/gntdev", "/dev/xen/xenbus")
@@ -41,26 +39,17 @@ class HostInfo:
     domains: tuple[DomainInfo, ...] | None
 
 
-async def run_host(rundir: str | None, idle_exit: float | None, ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM, or until there was no domain for idle_exit seconds. StrawError: it can't."""
-    try:
-        await serve(rundir, idle_exit, lambda host: ready(str(host.rundir.path)))
-    except (PoreError, OSError) as error:
-        raise StrawError("no_host", 0, str(error)) from error
+async def run_host(
+    rundir: str | None, idle_exit: float | None, allow: str | None, ready: Callable[[str], None]
+) -> None:
+    """Serve until SIGINT or SIGTERM, or until there was no domain for idle_exit seconds. StrawError: it can't.
 
-
-@asynccontextmanager
-async def embedded_host(rundir: str) -> AsyncIterator[None]:
-    """A host service in this process, in that folder. StrawError: another one has it."""
-    host = Host(rundir)
+    allow: the file that lets other users in, and says who may be which domain.
+    """
     try:
-        await host.start()
-    except (PoreError, OSError) as error:
+        await serve(rundir, idle_exit, lambda host: ready(str(host.rundir.path)), allow=allow)
+    except (PoreError, OSError, ValueError) as error:
         raise StrawError("no_host", 0, str(error)) from error
-    try:
-        yield
-    finally:
-        await host.close()
 
 
 async def look(rundir: str | None) -> HostInfo:

@@ -92,7 +92,7 @@ class _Opening:
 class Strawman:
     """The straws of one node: `node.strawman`. Use it on the loop's thread.
 
-    host: the folder of the host service, None for this user's. counts: what became of envelopes. ling_maps: say maps
+    host: the folder of the host service, None for this user's; it runs in this process if embed_host. counts: what became of envelopes. ling_maps: say maps
     to LING domains too; a LING that sends a map on dies of it. limits: what other domains may cost us in pids and
     references, for straws that are opened from now on.
     """
@@ -103,13 +103,16 @@ class Strawman:
         pores: bool | str | os.PathLike[str] | None = None,
         domid: int = 0,
         carrier: CarrierFactory | None = None,
+        *,
+        embed_host: bool = False,
     ) -> None:
         self._node = node
         #: whether this node is a domain at all
         self.enabled = pores is not None and pores is not False
         self.host = None if isinstance(pores, bool) or pores is None else os.fspath(pores)
         self._wanted = domid
-        self._make = carrier
+        self._embed_host = embed_host
+        self._make = carrier or self._real_carrier
         self._held = True  # what others send waits until the app is ready
         self._carrier: Carrier | None = None
         self._straws: dict[int, list[StrawProcess]] = {}
@@ -136,10 +139,15 @@ class Strawman:
 
     async def start(self) -> None:
         """Become a domain. StrawError: no_host, straw_taken, domid_taken, …"""
-        carrier = await (self._make or _real_carrier)(self.host, self._wanted)
+        carrier = await self._make(self.host, self._wanted)
         self._carrier = carrier
         carrier.listen(self._adopt, self._lost)
         log.info("%s is domain %d", self._node.name, carrier.domid)
+
+    async def _real_carrier(self, host: str | None, domid: int) -> Carrier:
+        from .pores import connect  # not before: a node without straws needs nothing of pores
+
+        return await connect(host, domid, embed_host=self._embed_host)
 
     def release(self) -> None:
         """Names and exports are there: let in what others send."""
@@ -409,9 +417,3 @@ class Strawman:
         self._warned[kind] = (since, lines + 1)
         if lines < WARN_LINES:
             log.warning(text, *args)
-
-
-async def _real_carrier(host: str | None, domid: int) -> Carrier:
-    from .pores import connect  # not before: a node without straws needs nothing of pores
-
-    return await connect(host, domid)

@@ -15,6 +15,8 @@ from typing import Any, cast
 from pores.aio import Membrane
 from pores.backends.local import LocalBackend
 from pores.errors import BackendUnavailable, MembraneError, PoreError
+from pores.host.server import Host
+from pores.host.spawn import embed_host as embedded
 from pores.straw import Straw as OpenStraw
 from pores.xenstore.client import XenStore
 
@@ -24,18 +26,22 @@ from .formats import Dialect, Format
 __all__ = ["PoreCarrier", "PoreStraw", "connect"]
 
 
-async def connect(host: str | None, domid: int) -> PoreCarrier:
+async def connect(host: str | None, domid: int, *, embed_host: bool = False) -> PoreCarrier:
     """Become a domain of the host service in that folder (None: this user's), which is started when none runs.
 
-    StrawError: no_host, domid_taken, not_allowed, straw_taken.
+    embed_host: it is started in this process, and ends with the carrier. StrawError: no_host, domid_taken,
+    not_allowed, straw_taken.
     """
+    service: Host | None = None
     backend: LocalBackend | None = None
     store: XenStore | None = None
     try:
+        if embed_host:
+            service = await embedded(host)
         backend = await LocalBackend.connect(host, domid)
         store = await backend.store()
         membrane = Membrane(backend, store)
-        carrier = PoreCarrier(backend, store, membrane)
+        carrier = PoreCarrier(backend, store, membrane, service)
         await membrane.start()
     except BaseException as error:
         if store is not None:
@@ -43,6 +49,8 @@ async def connect(host: str | None, domid: int) -> PoreCarrier:
                 await store.close()
         if backend is not None:
             await backend.close()
+        if service is not None:
+            await service.close()
         if isinstance(error, PoreError):
             raise StrawError(_start_reason(error), domid, str(error)) from error
         raise
@@ -118,8 +126,9 @@ class PoreStraw:
 class PoreCarrier:
     """One domain of a host: opens straws, and tells of those that others open."""
 
-    def __init__(self, backend: LocalBackend, store: XenStore, membrane: Membrane) -> None:
+    def __init__(self, backend: LocalBackend, store: XenStore, membrane: Membrane, service: Host | None) -> None:
         self._backend = backend
+        self._service = service  # the host service that is ours
         self._store = store
         self._membrane = membrane
         self._closing: set[asyncio.Task[None]] = set()
@@ -158,3 +167,5 @@ class PoreCarrier:
         with suppress(PoreError):
             await self._store.close()
         await self._backend.close()
+        if self._service is not None:
+            await self._service.close()

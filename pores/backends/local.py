@@ -18,8 +18,8 @@ from pathlib import Path
 from .._native import HostConnection, HostMessage
 from .._native import error as native_error
 from ..errors import BackendUnavailable, PoreError
-from ..host import wire
-from ..host.rundir import RunDir
+from ..host import limits, wire
+from ..host.rundir import RunDir, is_trusted, peer_of
 from ..host.spawn import ensure_host
 from ..xenstore.client import XenStore
 from .base import BackendListener, Channel, Grant, Mapping
@@ -62,9 +62,24 @@ class LocalBackend:
             connection = HostConnection.connect(str(place.socket))
         except PoreError as error:
             raise BackendUnavailable([("local", f"{place.socket}: {os.strerror(error.errno)}")]) from error
+        with socket.socket(fileno=os.dup(connection.fileno())) as other:
+            uid = peer_of(other).uid
+        if not is_trusted(uid):
+            connection.close()
+            raise BackendUnavailable([("local", f"{place.socket} is served by uid {uid}, neither us nor root")])
         backend = cls(connection, str(place.path))
         try:
             backend.domid = (await backend._ask(wire.HELLO, wire.VERSION, domid)).args[0]
+        except BackendUnavailable:
+            problem = f"closed the connection at once: it ends, or uid {os.getuid()} has {limits.CONNECTIONS_PER_UID}"
+            raise BackendUnavailable([("local", f"the host service in {place.path} {problem}")]) from None
+        except PoreError as error:
+            await backend.close()
+            if error.errno != errno.EPERM:
+                raise
+            what = f"domain {domid}" if domid else "a domain"
+            problem = f"does not allow uid {os.getuid()} to be {what} (its --allow FILE says who may)"
+            raise PoreError(errno.EPERM, f"the host service in {place.path} {problem}") from None
         except BaseException:
             await backend.close()
             raise

@@ -68,23 +68,36 @@ class Domain:
 class Hypervisor:
     """All domains of one host."""
 
-    def __init__(self, send_event: Callable[[int, int, tuple[int, ...]], None], last_domid: int = 0) -> None:
+    def __init__(
+        self,
+        send_event: Callable[[int, int, tuple[int, ...]], None],
+        last_domid: int = 0,
+        reserved: frozenset[int] = frozenset(),
+    ) -> None:
         self._send_event = send_event
         self._last = last_domid
+        self._reserved = reserved  # ids that nobody gets who asks for just any
         self.domains: dict[int, Domain] = {}
 
     # Domains.
 
-    def add(self, wanted: int, uid: int) -> Domain:
-        """A new domain; wanted: its id, or 0 for the next one. Refused(EBUSY) when it is taken or still in use."""
+    def add(self, wanted: int, uid: int, allowed: frozenset[int] | None = None) -> Domain:
+        """A new domain; wanted: its id, or 0 for the next one; allowed: the ids that it may have, None for any.
+
+        Refused: EBUSY when it is taken or still in use, EPERM when it is not allowed.
+        """
         if wanted:
             if not limits.FIRST_DOMID <= wanted <= limits.LAST_DOMID:
                 raise Refused(errno.EINVAL)
+            if allowed is not None and wanted not in allowed:
+                raise Refused(errno.EPERM)
             if not self._is_free(wanted):
                 raise Refused(errno.EBUSY)
             domid = wanted
-        else:
+        elif allowed is None:
             domid = self._next_free()
+        else:
+            domid = self._first_free(allowed)
         self._last = max(self._last, domid)
         domain = self.domains[domid] = Domain(domid, uid)
         return domain
@@ -96,12 +109,16 @@ class Hypervisor:
 
     def _next_free(self) -> int:
         """The lowest id never used; when all were used, the lowest that is free again."""
-        if self._last < limits.LAST_DOMID:
-            return max(self._last + 1, limits.FIRST_DOMID)
-        for domid in range(limits.FIRST_DOMID, limits.LAST_DOMID + 1):
+        for domid in range(max(self._last + 1, limits.FIRST_DOMID), limits.LAST_DOMID + 1):
+            if domid not in self._reserved:
+                return domid
+        return self._first_free(frozenset(range(limits.FIRST_DOMID, limits.LAST_DOMID + 1)) - self._reserved)
+
+    def _first_free(self, among: frozenset[int]) -> int:
+        for domid in sorted(among):
             if self._is_free(domid):
                 return domid
-        raise Refused(errno.ENOSPC)
+        raise Refused(errno.ENOSPC if among else errno.EPERM)
 
     def _is_free(self, domid: int) -> bool:
         """Not in use, and no peer holds a mapping or a channel of an earlier domain with this id."""

@@ -15,7 +15,8 @@ PAGES_PER_DOMAIN: Final = 65536
 GRANTS_PER_DOMAIN: Final = 1024
 MAPS_PER_DOMAIN: Final = 1024
 CHANNELS_PER_DOMAIN: Final = 2048
-#: Control connections in all.
+#: Control connections in all, and of one user: others find room when one takes all that it gets.
 MAX_CONNECTIONS: Final = 512
+CONNECTIONS_PER_UID: Final = 256
 #: Packets that wait for a domain that does not read: more, and it is cut off.
 MAX_BACKLOG: Final = 4096

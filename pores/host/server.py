@@ -1,7 +1,8 @@
 """The host service's asyncio edge: its control socket, the domains behind it, the store beside it.
 
 A domain is a control connection: when it closes, the domain is dead and everything that it had is taken back. Rights
-between processes of one uid are kept against mistakes only (they could trace each other anyway).
+between processes of one uid are kept against mistakes only (they could trace each other anyway), those between users as
+a hypervisor keeps them.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import BackendUnavailable
 from ..xenstore.server import StoreServer
 from . import limits, wire
+from .allow import AllowList
 from .domains import Domain, Hypervisor
-from .rundir import RunDir
+from .rundir import RunDir, peer_of
 
 __all__ = ["Host"]
 
@@ -32,21 +33,27 @@ log = logging.getLogger("strawbridge.host")
 _REQUESTS_PER_EVENT = 32
 #: Seconds without accepting when there are no descriptors left: the one who waits would be announced again and again.
 _ACCEPT_PAUSE = 1.0
+#: Seconds between two log lines about connections that are refused.
+_LOG_EVERY = 3.0
 
 
 class Host:
     """One host service.
 
-    rundir: its folder. allowed: uid -> domain ids that it may ask for; others may have any id that is free.
+    rundir: its folder. allow: who may be which domain; the folder and the control socket are open to other users then.
+    Without it only this user and root come in, and may be any domain.
     """
 
-    def __init__(self, rundir: Path | str | None = None, *, allowed: Mapping[int, Iterable[int]] | None = None) -> None:
+    def __init__(self, rundir: Path | str | None = None, *, allow: AllowList | None = None) -> None:
         self.rundir = RunDir(rundir)
         self.store = StoreServer()
-        self._allowed = {uid: frozenset(domids) for uid, domids in (allowed or {}).items()}
+        self._shared = allow is not None
+        self._allow = allow or AllowList({})
         self._hypervisor = Hypervisor(self._event)
-        self._connections: dict[int, _Connection] = {}
-        self._pending: set[_Connection] = set()
+        self._clients: set[_Connection] = set()
+        self._connections: dict[int, _Connection] = {}  # those that are domains
+        self._refused = 0
+        self._told_refused = -_LOG_EVERY
         self._listener: socket.socket | None = None
         self._lock: int | None = None
         self._closing = False
@@ -68,7 +75,8 @@ class Host:
             os.close(self._lock)
             self._lock = None
             raise BackendUnavailable([("local", f"a host service runs in {self.rundir.path} already")]) from None
-        self._hypervisor = Hypervisor(self._event, self.rundir.last_domid())
+        self.rundir.share(self._shared)
+        self._hypervisor = Hypervisor(self._event, self.rundir.last_domid(), self._allow.reserved)
         self.rundir.store.parent.mkdir(mode=0o700, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             self.rundir.store.unlink()
@@ -77,7 +85,7 @@ class Host:
             self.rundir.socket.unlink()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         listener.bind(str(self.rundir.socket))
-        os.chmod(self.rundir.socket, 0o600)
+        os.chmod(self.rundir.socket, 0o666 if self._shared else 0o600)
         listener.listen(64)
         self._listener = listener
         self._listen()
@@ -94,7 +102,7 @@ class Host:
         # All domains lose their host at once: none is told that another one is gone.
         self._closing = True
         domids = self.domids
-        for connection in [*self._connections.values(), *self._pending]:
+        for connection in list(self._clients):
             connection.close()
         self._hypervisor.close()
         await self.store.close()
@@ -109,7 +117,7 @@ class Host:
         while True:
             await self._empty.wait()
             await asyncio.sleep(seconds)
-            if self._empty.is_set() and not self._pending:
+            if not self._clients:
                 return
 
     def _listen(self) -> None:
@@ -129,11 +137,21 @@ class Host:
                 loop.remove_reader(self._listener)
                 loop.call_later(_ACCEPT_PAUSE, self._listen)
                 return
-            if len(self._connections) + len(self._pending) >= limits.MAX_CONNECTIONS:
-                client.close()
-                continue
+            self._admit(client, peer_of(client).uid)
+
+    def _admit(self, client: socket.socket, uid: int) -> None:
+        of_uid = sum(connection.uid == uid for connection in self._clients)
+        if len(self._clients) < limits.MAX_CONNECTIONS and of_uid < limits.CONNECTIONS_PER_UID:
             client.setblocking(False)
-            self._pending.add(_Connection(self, client))
+            self._clients.add(_Connection(self, client, uid))
+            return
+        client.close()
+        self._refused += 1
+        now = asyncio.get_running_loop().time()
+        if now - self._told_refused >= _LOG_EVERY:
+            self._told_refused = now
+            text = "no more connections for uid %d, which has %d of %d (%d refused so far)"
+            log.warning(text, uid, of_uid, len(self._clients), self._refused)
 
     def _event(self, domid: int, number: int, args: tuple[int, ...]) -> None:
         connection = self._connections.get(domid)
@@ -142,13 +160,15 @@ class Host:
 
     # What a connection asks.
 
-    async def hello(self, connection: _Connection, wanted: int, uid: int) -> Domain:
-        allowed = self._allowed.get(uid)
-        if allowed is not None and wanted not in allowed:
-            raise wire.Refused(errno.EPERM)
-        domain = self._hypervisor.add(wanted, uid)
+    def welcome(self, uid: int) -> bool:
+        """Whether a user may be any domain at all."""
+        domids = self._allow.domids(uid)
+        return domids is None or bool(domids)
+
+    async def hello(self, connection: _Connection, wanted: int) -> Domain:
+        uid = connection.uid
+        domain = self._hypervisor.add(wanted, uid, self._allow.domids(uid))
         self.rundir.remember_domid(self._hypervisor.last_domid)
-        self._pending.discard(connection)
         self._connections[domain.domid] = connection
         self._empty.clear()
         try:
@@ -160,14 +180,19 @@ class Host:
             await self.store.listen(str(path), domain.domid)
         except OSError as error:
             log.error("no store for domain %d: %s", domain.domid, error)
-            self.gone(connection, domain)
+            self.gone(domain)
             raise wire.Refused(error.errno or errno.EIO) from error
         log.info("domain %d (uid %d)", domain.domid, uid)
         return domain
 
-    def gone(self, connection: _Connection, domain: Domain | None) -> None:
-        self._pending.discard(connection)
-        if domain is not None and self._connections.pop(domain.domid, None) is not None and not self._closing:
+    def left(self, connection: _Connection, domain: Domain | None) -> None:
+        """A connection is closed."""
+        self._clients.discard(connection)
+        if domain is not None:
+            self.gone(domain)
+
+    def gone(self, domain: Domain) -> None:
+        if self._connections.pop(domain.domid, None) is not None and not self._closing:
             log.info("domain %d is gone", domain.domid)
             self._hypervisor.remove(domain)
             self.store.release(domain.domid)
@@ -218,9 +243,10 @@ class Host:
 class _Connection:
     """One control connection."""
 
-    def __init__(self, host: Host, client: socket.socket) -> None:
+    def __init__(self, host: Host, client: socket.socket, uid: int) -> None:
         self._host = host
         self._socket = client
+        self.uid = uid
         self._loop = asyncio.get_running_loop()
         self._domain: Domain | None = None
         self._greeting: asyncio.Task[None] | None = None
@@ -248,6 +274,8 @@ class _Connection:
         try:
             op, seq, args = wire.parse_request(packet)
             if self._domain is None:
+                if not self._host.welcome(self.uid):
+                    raise wire.Refused(errno.EPERM)
                 if op == wire.DOMAINS:  # the command line asks without being a domain
                     domids = self._host.domids[: wire.MAX_ARGS - 1]
                     self.send(wire.reply(op, seq, (len(domids), *domids)))
@@ -268,21 +296,20 @@ class _Connection:
             self.send(wire.reply(op, seq, code=error.errno or errno.EIO))
 
     async def _hello(self, seq: int, wanted: int) -> None:
-        raw = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        _, uid, _ = struct.unpack("iII", raw)
+        code = 0
         try:
-            self._domain = await self._host.hello(self, wanted, uid)
+            self._domain = await self._host.hello(self, wanted)
         except wire.Refused as refused:
-            self.send(wire.reply(wire.HELLO, seq, code=refused.code))
-            self.close()
-            return
-        finally:
-            self._greeting = None
+            code = refused.code
+        self._greeting = None
         if self._closed:
-            self._host.gone(self, self._domain)
-            return
-        self.send(wire.reply(wire.HELLO, seq, (self._domain.domid,)))
-        self._loop.add_reader(self._socket, self._readable)
+            self._host.left(self, self._domain)
+        elif self._domain is None:
+            self.send(wire.reply(wire.HELLO, seq, code=code))
+            self.close()
+        else:
+            self.send(wire.reply(wire.HELLO, seq, (self._domain.domid,)))
+            self._loop.add_reader(self._socket, self._readable)
 
     def send(self, packet: bytes, handed: int | socket.socket | None = None) -> None:
         """Send a packet, with a descriptor; later when the domain does not read now."""
@@ -326,7 +353,7 @@ class _Connection:
         while self._backlog:
             _close(self._backlog.popleft()[1])
         if self._greeting is None:
-            self._host.gone(self, self._domain)
+            self._host.left(self, self._domain)
 
 
 def _close(handed: int | socket.socket | None) -> None:

@@ -406,6 +406,29 @@ def test_the_command_line(cli: CommandLine, rundir: str) -> None:
         assert cli.run("straw", "send", "5", "buddy", "1", *here)[0] == 3
 
 
+def test_a_host_that_lets_others_in_by_a_file(cli: CommandLine, rundir: str, tmp_path: Path) -> None:
+    allow = tmp_path / "allow.toml"
+    allow.write_text(f'[allow]\n{os.getuid()} = "5"\n')
+    allow.chmod(0o666)
+    code, _, err = cli.run("host", "--rundir", rundir, "--allow", str(allow))
+    assert code == 3 and "chmod go-w" in err
+    allow.chmod(0o644)
+    with cli.started("host", "--rundir", rundir, "--allow", str(allow)):
+        code, _, err = cli.run("straw", "open", "7", "--host", rundir, "--from", "6")
+        assert code == 3 and "to be domain 6 (its --allow FILE says who may)" in err
+        with cli.started("straw", "listen", "buddy", "--host", rundir, ready="domain 5"):
+            pass
+
+
+def test_a_node_with_the_host_in_it(cli: CommandLine, rundir: str) -> None:
+    with cli.started("run", APP, "--name", unique("dom"), "--host", rundir, "--embed-host") as process:
+        assert host_pid(rundir) == process.pid
+        assert cli.run("domains", "--rundir", rundir)[:2] == (0, "{1,[]}\n")
+        process.terminate()
+        assert process.wait(30) == 0
+    assert host_pid(rundir) is None and not os.path.exists(f"{rundir}/host.sock")
+
+
 def test_a_beam_that_stops_reading_holds_the_straw(cli: CommandLine, rundir: str, cookie: str, own_beam: Beam) -> None:
     """What other domains send it waits in shared memory and with the sender; when it reads again all of it arrives."""
 

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from pores.errors import BackendUnavailable
-from pores.host import limits, server, wire
+from pores.host import limits, rundir, server, spawn, wire
+from pores.host.allow import AllowList
 from pores.host.domains import Hypervisor
-from pores.host.rundir import RunDir
+from pores.host.rundir import Peer, RunDir
 from pores.host.server import Host
-from pores.host.spawn import answers, ensure_host
+from pores.host.spawn import answers, embed_host, ensure_host
 
 
 class Client:
@@ -129,18 +130,6 @@ def test_the_last_id_is_kept_for_the_next_host(tmp_path: Path) -> None:
 
     run(tmp_path, one)
     run(tmp_path, two)
-
-
-def test_ids_by_uid(tmp_path: Path) -> None:
-    async def test(host: Host) -> None:
-        client = Client(host.rundir.socket)
-        await refused(errno.EPERM, client.hello(6))
-        client.close()
-        client = Client(host.rundir.socket)
-        assert await client.hello(5) == 5
-        client.close()
-
-    run(tmp_path, test, allowed={os.getuid(): [5]})
 
 
 def test_a_grant_is_sealed_memory_for_one_domain(tmp_path: Path) -> None:
@@ -278,37 +267,191 @@ def test_hostile_requests_are_answered_and_the_host_lives(tmp_path: Path) -> Non
     run(tmp_path, test)
 
 
-def test_a_folder_that_others_can_write_is_refused(tmp_path: Path) -> None:
+def test_a_refused_greeting_leaves_nothing(tmp_path: Path) -> None:
+    async def test(host: Host) -> None:
+        first = Client(host.rundir.socket)
+        await first.hello(7)
+        for _ in range(20):
+            second = Client(host.rundir.socket)
+            await refused(errno.EBUSY, second.hello(7))
+            second.close()
+        assert len(host._clients) == 1
+        first.close()
+        while host._clients:
+            await asyncio.sleep(0.001)
+
+    run(tmp_path, test)
+
+
+def test_connections_of_a_user_and_in_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(limits, "CONNECTIONS_PER_UID", 4)
+    monkeypatch.setattr(limits, "MAX_CONNECTIONS", 6)
+    uid = os.getuid()
+    monkeypatch.setattr(server, "peer_of", lambda client: Peer(1, uid, 0))
+
+    async def test(host: Host) -> None:
+        nonlocal uid
+        clients = []
+
+        async def join(user: int) -> None:
+            nonlocal uid
+            uid = user
+            client = Client(host.rundir.socket)
+            try:
+                await client.hello()
+            except (ConnectionError, BrokenPipeError):
+                client.close()
+                raise
+            clients.append(client)
+
+        for _ in range(4):
+            await join(os.getuid())
+        for _ in range(3):
+            with pytest.raises(OSError):
+                await join(os.getuid())
+        for _ in range(2):  # another user has room still, until all is taken
+            await join(0xABC)
+        with pytest.raises(OSError):
+            await join(0xABC)
+        for _ in range(2):
+            clients.pop().close()
+        clients.pop(0).close()
+        while len(host._clients) > 3:
+            await asyncio.sleep(0.001)
+        await join(os.getuid())
+        with pytest.raises(OSError):
+            await join(os.getuid())
+        for client in clients:
+            client.close()
+
+    run(tmp_path, test, allow=AllowList({0xABC: None}))
+    assert [record.args[0] for record in caplog.records] == [os.getuid()]  # type: ignore[index]
+
+
+def test_folders_that_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "open"
-    folder.mkdir(mode=0o777)
-    folder.chmod(0o777)
-    with pytest.raises(BackendUnavailable, match="others could get in"):
-        RunDir(folder).make()
+    folder.mkdir()
+    for mode in (0o777, 0o755, 0o750, 0o720):
+        folder.chmod(mode)
+        with pytest.raises(BackendUnavailable, match="others could get in"):
+            RunDir(folder).make()
+    folder.chmod(0o711)  # others may come in, but neither look nor write: so is a shared one
+    RunDir(folder).check()
     (tmp_path / "file").write_text("")
     with pytest.raises(BackendUnavailable, match="is not a folder"):
         RunDir(tmp_path / "file").make()
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(BackendUnavailable, match="is not a folder"):
+        RunDir(tmp_path / "link").make()
+    with pytest.raises(BackendUnavailable, match="STRAWBRIDGE_HOST"):
+        RunDir(tmp_path / "file" / "below").make()
+
+
+def test_the_folder_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRAWBRIDGE_HOST", "/given")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/runtime")
+    assert rundir.default_rundir() == Path("/given")
+    monkeypatch.setenv("STRAWBRIDGE_HOST", "")
+    assert rundir.default_rundir() == Path("/runtime/strawbridge")
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    mine = f"strawbridge-{os.getuid()}"
+    assert rundir.default_rundir() in (Path("/run", mine), Path("/tmp", mine))
+    run, tmp = tmp_path / "run", tmp_path / "tmp"
+    assert rundir._own_rundir(run, tmp) == tmp / mine  # no such folder
+    (run / mine).mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert rundir._own_rundir(run, tmp) == run / mine  # somebody has made it for us
+    (run / mine).rmdir()
+    assert rundir._own_rundir(run, tmp) == tmp / mine
+    monkeypatch.setattr(os, "access", lambda path, mode: True)
+    assert rundir._own_rundir(run, tmp) == run / mine  # we can make it
 
 
 def test_one_host_per_folder(tmp_path: Path) -> None:
     async def test(host: Host) -> None:
         with pytest.raises(BackendUnavailable, match="runs in"):
             await Host(host.rundir.path).start()
+        assert await embed_host(host.rundir.path) is None
 
     run(tmp_path, test)
 
 
-def test_a_host_starts_by_itself_once(tmp_path: Path) -> None:
+def count_spawned(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    spawned: list[Any] = []
+    start = spawn._spawn
+
+    def counted(place: RunDir) -> Any:
+        spawned.append(start(place))
+        return spawned[-1]
+
+    monkeypatch.setattr(spawn, "_spawn", counted)
+    return spawned
+
+
+def test_a_host_starts_by_itself_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spawned = count_spawned(monkeypatch)
+
     async def main() -> None:
         found = await asyncio.gather(*(ensure_host(tmp_path / "auto") for _ in range(3)))
-        rundir = found[0]
-        assert answers(rundir)
-        client = Client(rundir.socket)
+        (process,) = spawned
+        listens = answers(found[0])
+        assert listens is not None and listens.pid == process.pid
+        assert await embed_host(tmp_path / "auto") is None
+        client = Client(found[0].socket)
         assert await client.hello() == 1
-        pid = struct.unpack("iII", client.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-        os.kill(pid, 15)
+        process.terminate()
         with pytest.raises(ConnectionResetError):
             await client.event()
         client.close()
+        while process.returncode is None:  # nobody has to wait for it: it leaves no zombie
+            await asyncio.sleep(0.001)
+
+    asyncio.run(main())
+
+
+def test_a_host_that_was_started_by_hand_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours is not left behind, to become the host when the other one ends."""
+    spawned = count_spawned(monkeypatch)
+
+    async def main() -> None:
+        by_hand = Host(tmp_path / "auto")
+        starting = asyncio.ensure_future(ensure_host(tmp_path / "auto"))
+        while not spawned:
+            await asyncio.sleep(0)
+        await by_hand.start()
+        await starting
+        (process,) = spawned
+        while process.returncode is None:
+            await asyncio.sleep(0.001)
+        assert process.returncode
+        await by_hand.close()
+
+    asyncio.run(main())
+
+
+def test_a_host_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spawn.sys, "executable", "/bin/false")
+    monkeypatch.setattr(spawn, "_OTHER_TIME", 0.05)
+    with pytest.raises(BackendUnavailable, match="host.log"):
+        asyncio.run(ensure_host(tmp_path / "auto"))
+
+
+def test_only_one_starts_a_host_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spawned = count_spawned(monkeypatch)
+    monkeypatch.setattr(spawn, "_START_TIME", 0.05)
+
+    async def main() -> None:
+        place = RunDir(tmp_path / "auto")
+        place.make()
+        async with spawn._starting(place):
+            for start in (ensure_host, embed_host):
+                with pytest.raises(BackendUnavailable, match="another process is starting"):
+                    await start(place.path)  # type: ignore[operator]
+        host = await embed_host(place.path)
+        assert host is not None and not spawned
+        await host.close()
 
     asyncio.run(main())
 

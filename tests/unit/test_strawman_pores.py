@@ -7,12 +7,16 @@ import gc
 import os
 import tempfile
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from node import Atom, Node, Process, StrawError
+from pores.host import spawn
+from pores.host.rundir import RunDir
 from pores.host.server import Host
+from pores.host.spawn import answers
 
 INBOX, ENVELOPE = Atom("inbox"), Atom("envelope")
 
@@ -185,3 +189,40 @@ def test_a_slow_handler_holds_the_sender() -> None:
         assert got == list(range(total))
 
     run(test)
+
+
+def test_a_host_in_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found by others, ends with its node, and the next one is in the next node that wants it so."""
+    monkeypatch.setattr(spawn, "_spawn", None)  # no process may be started
+
+    async def main() -> None:
+        with tempfile.TemporaryDirectory(prefix="straw-") as rundir:
+            options: Any = {"cookie": "secret", "listen": None, "pores": rundir, "embed_host": True}
+            a, b = Node("a@127.0.0.1", **options), Node("b@127.0.0.1", **options)
+            await a.start()
+            await b.start()
+            await a.strawman.open(b.strawman.domid)
+            with pytest.raises(StrawError) as caught:
+                await Node("c@127.0.0.1", **options, domid=1).start()
+            assert caught.value.reason == "domid_taken"
+            await a.close()
+            while b.strawman.domid != 3:
+                await asyncio.sleep(0.005)
+            assert answers(RunDir(rundir)) and not b.strawman.domains
+            await b.close()
+            assert not answers(RunDir(rundir))
+            with pytest.raises(StrawError, match="no_such_domid"):
+                await Node("d@127.0.0.1", **options, domid=0x7FF0).start()
+            assert not answers(RunDir(rundir)), "the host of a node that did not start is gone with it"
+
+    asyncio.run(main())
+
+
+def test_a_host_in_the_node_is_asked_for_by_one_word(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STRAWBRIDGE_HOST", str(tmp_path / "h"))
+
+    async def main() -> None:
+        async with Node("a@127.0.0.1", "secret", listen=None, embed_host=True) as a:
+            assert a.strawman.domid == 1
+
+    asyncio.run(main())
