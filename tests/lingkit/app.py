@@ -6,9 +6,26 @@ import asyncio
 import dataclasses
 from typing import Any
 
-from node import Atom, Node, Process, StrawError
+from node import Atom, GenServer, Node, Process, StrawError
 
 OK, ERROR = Atom("ok"), Atom("error")
+
+
+class Server(GenServer):
+    """ling_server.erl in Python."""
+
+    def init(self, *args: Any, **kwargs: Any) -> None:
+        self.late: list[Any] = []
+
+    async def handle_call(self, request: Any, caller: Any) -> Any:
+        match request:
+            case (Atom("echo"), term):
+                return term
+            case Atom("whoami"):
+                return self.pid
+            case (Atom("ask"), to, question):
+                return await self.process.call(to, question)
+        return (ERROR, Atom("unknown_request"))
 
 
 def app(node: Node) -> None:
@@ -47,7 +64,18 @@ def app(node: Node) -> None:
 
     node.register("inbox", inbox, straw=True)
     node.register("echo", echo, straw=True)
+    node.register("server", Server, straw=True)
+
+    async def call(domid: int, name: Atom, request: Any, times: int) -> Any:
+        """gen_server:call to a name of another domain; the last answer."""
+        proxy = await node.strawman.proxy(domid, name)
+        for _ in range(times):
+            answer = await node.call(proxy, request)
+        return answer
+
     node.export("app", "send", send)
+    node.export("app", "call", call)
+    node.export("app", "tables", lambda domid: tuple(node.strawman.tables(domid)), inline=True)
     node.export("app", "next", take)
     node.export("app", "close", close)
     node.export("app", "export", export, inline=True)
