@@ -253,20 +253,20 @@ static bool atom_is(const AtomText *atom, const char *name)
     return atom->size == strlen(name) && memcmp(atom->text, name, atom->size) == 0;
 }
 
-/* An atom of the message: as it is, or in latin-1. */
+/* An atom of the message: as it is, or as a LING writes it. */
 static int walk_atom(Walk *w)
 {
     AtomText atom;
     int result = read_atom(w, &atom);
-    if (result < 0 || w->t->way != TRANSCODE_TO_LING || atom.latin1)
+    if (result < 0 || w->t->way != TRANSCODE_TO_LING || *atom.begin == TAG_SMALL_ATOM)
         return result;
     uint8_t latin1[2 + MAX_ATOM_CHARS];
     size_t n = 2;
     for (size_t i = 0; i < atom.size; i++) {
         uint8_t c = atom.text[i];
-        if (c > 0xC3)
+        if (!atom.latin1 && c > 0xC3)
             return refuse(w, atom.begin, "LING has no such atom: it is not latin-1");
-        if (c >= 0x80)
+        if (!atom.latin1 && c >= 0x80)
             c = (uint8_t)(c << 6 | (atom.text[++i] & 0x3F));
         latin1[n++] = c;
     }

@@ -37,7 +37,7 @@
               peer :: non_neg_integer(),
               dialect :: ling | otp,
               straw :: pid(),
-              limits :: #{pids := pos_integer(), refs := pos_integer(), proxies := pos_integer()},
+              limits :: #{pids | refs | proxies | ids => pos_integer()},
               ttl :: pos_integer(),
               our_node :: binary(),             % that references of our table are of, on the wire
               peer_node :: atom(),              % that the peer's own references are of, here
@@ -67,10 +67,9 @@
 %% domid: ours. peer: the other domain. dialect: ling unless given. straw: the process that sends envelopes to the peer
 %% (`{envelope, Addr, Msg}` as a message), self() unless given. limits: instead of the defaults. ref_ttl: milliseconds.
 -spec new(#{domid := non_neg_integer(), peer := non_neg_integer(), dialect => ling | otp, straw => pid(),
-            limits => #{pids => pos_integer(), refs => pos_integer(), proxies => pos_integer()},
-            ref_ttl => pos_integer()}) -> ids().
+            limits => #{pids | refs | proxies | ids => pos_integer()}, ref_ttl => pos_integer()}) -> ids().
 new(#{domid := Ours, peer := Peer} = Options) ->
-    Defaults = #{pids => ?MAX_PIDS, refs => ?MAX_REFS, proxies => ?MAX_PROXIES},
+    Defaults = #{pids => ?MAX_PIDS, refs => ?MAX_REFS, proxies => ?MAX_PROXIES, ids => ?IDS},
     #ids{ours = Ours, peer = Peer,
          dialect = maps:get(dialect, Options, ling),
          straw = maps:get(straw, Options, self()),
@@ -162,7 +161,7 @@ give(Pid, #ids{ids = Known, ours = Ours, proxied = Proxied, peer = Peer} = Ids) 
 
 -spec give_new(pid(), ids()) ->
           {ok, ours, non_neg_integer(), non_neg_integer(), ids()} | {error, reason(), ids()}.
-give_new(_Pid, #ids{spent = ?IDS} = Ids) -> {error, ids_exhausted, Ids};
+give_new(_Pid, #ids{spent = Spent, limits = #{ids := Limit}} = Ids) when Spent >= Limit -> {error, ids_exhausted, Ids};
 give_new(_Pid, #ids{ids = Known, limits = #{pids := Limit}} = Ids) when map_size(Known) >= Limit ->
     {error, {limit, pids}, Ids};
 give_new(Pid, #ids{ids = Known, given = Given, monitors = Monitors, next = Id, spent = Spent, ours = Ours} = Ids) ->
@@ -270,8 +269,12 @@ restore({Node, 0, [A, B, C]}, #ids{our_node = Node, refs = Refs, late = Late} = 
         #{Key := #entry{what = What} = Entry} -> {entry, What, Entry, Ids};
         #{} -> {error, stale, Ids#ids{late = Late + 1}}
     end;
-restore({<<"local">>, _, Words}, #ids{peer_node = Peer} = Ids) ->
-    {ref, {atom_to_binary(Peer, utf8), 0, Words}, Ids};
+restore({<<"local">>, _, Words}, #ids{peer_node = Peer, refs = Refs} = Ids) ->
+    %% A LING's own; unless it is one of us that takes us for a LING, and sends ours back so.
+    case Words of
+        [A, B, C] when is_map_key((A bsl 64) bor (B bsl 32) bor C, Refs) -> restore({Ids#ids.our_node, 0, Words}, Ids);
+        _ -> {ref, {atom_to_binary(Peer, utf8), 0, Words}, Ids}
+    end;
 restore({Node, Creation, Words} = Ref, Ids) ->
     case binary:split(Node, <<":">>) of
         [Number, Real] when Creation =:= 0 ->
