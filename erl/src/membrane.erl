@@ -9,7 +9,7 @@
 -module(membrane).
 -behaviour(gen_server).
 
--export([start_link/1, open/2, open_async/3, give_up/1, straws/0, counts/0, resend/1]).
+-export([start_link/1, open/2, open_async/3, give_up/1, straws/0, pores/0, counts/0, resend/1]).
 -export([straw_ended/4, close/4, report/4]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
@@ -85,6 +85,11 @@ give_up(Domid) ->
 straws() ->
     gen_server:call(?MODULE, straws).
 
+%% All that are under way, with their states: for tests and status.
+-spec pores() -> #{membrane_machine:key() => atom()}.
+pores() ->
+    gen_server:call(?MODULE, pores).
+
 %% What was refused, ignored or given up, by a short word.
 -spec counts() -> #{atom() => pos_integer()}.
 counts() ->
@@ -155,6 +160,8 @@ started(S) ->
 -spec handle_call(term(), gen_server:from(), #s{}) -> {reply, term(), #s{}}.
 handle_call(straws, _From, S) ->
     {reply, open_straws(S), S};
+handle_call(pores, _From, S) ->
+    {reply, membrane_machine:pores(S#s.machine), S};
 handle_call(counts, _From, S) ->
     {reply, membrane_machine:counts(S#s.machine), S}.
 

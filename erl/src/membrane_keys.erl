@@ -7,7 +7,7 @@
 
 -export([number/1, domid_of/1, owned_by/3]).
 -export([active_top/1, passive_top/1, active_dir/2, passive_dir/2, knocker/2, about/2]).
--export([wishes/0, wish_keys/0, offer_keys/0, terms_of/1, terms_keys/1, agree/2, narrow/1, own_kind/1]).
+-export([wishes/0, wishes/1, wish_keys/0, offer_keys/0, terms_of/1, terms_keys/1, agree/2, narrow/1, own_kind/1]).
 -export([pages/1, publish/2, parse/2, pack_refs/1, unpack_refs/2]).
 -export_type([offer/0, values/0]).
 
@@ -118,7 +118,14 @@ about(Me, Path) ->
 %% What is told to a peer unless an owner wants something else.
 -spec wishes() -> #terms{}.
 wishes() ->
-    #terms{dialect = otp, ring_bytes = ?DEFAULT_RING, suppress = true}.
+    wishes(?DEFAULT_RING).
+
+%% With a ring of so many bytes each way, a power of two; 0: LING's layout.
+-spec wishes(non_neg_integer()) -> #terms{}.
+wishes(0) ->
+    #terms{dialect = otp};
+wishes(Bytes) when Bytes >= ?WIDE_MIN, Bytes =< ?WIDE_MAX, Bytes band (Bytes - 1) =:= 0 ->
+    #terms{dialect = otp, ring_bytes = Bytes, suppress = true}.
 
 -spec wish_keys() -> [string()].
 wish_keys() -> ["format", "dialect", "ring-bytes", "suppress"].

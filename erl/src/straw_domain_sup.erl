@@ -19,13 +19,19 @@ init([]) ->
             {false, undefined} -> [];
             {false, Controller} -> [Controller]
         end,
+    %% Bytes of a ring each way between our own; 0: LING's layout.
+    Wishes =
+        case env(ring_bytes, undefined) of
+            undefined -> #{};
+            Bytes -> #{wishes => membrane_keys:wishes(Bytes)}
+        end,
     Children =
         [
             #{id => straw_backend, start => {straw_backend, start_link, [Backend]}},
             #{id => xenstore, start => {xenstore, start_link, []}}
         ] ++
             [
-                #{id => membrane, start => {membrane, start_link, [#{controller => Controller}]}, shutdown => 7000}
+                #{id => membrane, start => {membrane, start_link, [Wishes#{controller => Controller}]}, shutdown => 7000}
              || Controller <- Controllers
             ],
     {ok, {#{strategy => one_for_all, intensity => 0}, Children}}.
