@@ -190,12 +190,14 @@ _PID = re.compile(rb"(?<=\xa0\0{8}\0\0\0" + bytes([NODE]) + rb").{4}", re.DOTALL
 _TABLE_REF = re.compile(rb"(?<=\x72\x00\x03\x73\x0d" + b"domain%d@straw" % NODE + rb"\x01).{12}", re.DOTALL)
 _OWN_REF = re.compile(rb"\x72\x00\x03\x73.\d+:golden@127\.0\.0\.1\0.{12}", re.DOTALL)
 
+_WORDS = b"\0\0\0\1" * 3
+
 
 def masked(frame: bytes) -> bytes:
     """Without what is random: ids of the node's pids, words of references, the creation in their node's name."""
     node = b"0:golden@127.0.0.1"
-    frame = _OWN_REF.sub(b"\x72\x00\x03\x73" + bytes([len(node)]) + node + bytes(13), frame)
-    return _TABLE_REF.sub(bytes(12), _PID.sub(bytes(4), frame))
+    frame = _OWN_REF.sub(b"\x72\x00\x03\x73" + bytes([len(node)]) + node + b"\0" + _WORDS, frame)
+    return _TABLE_REF.sub(_WORDS, _PID.sub(bytes(4), frame))
 
 
 NODE_TERMS: list[Any] = [
