@@ -25,7 +25,8 @@ ROOMS = {
     "node.syntax": 4,
     "node.wire": 4,
     "node.runtime": 5,
-    "node.blocking": 6,
+    "node.blocking": 7,
+    "node.blocking_straws": 6,
     "node.net": 6,
     "node.otp": 6,
     "node.strawman": 7,  # its driver is a server of node.otp

@@ -1,0 +1,121 @@
+"""Programs without an event loop: a node in a thread of its own, and straws by functions that wait."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node import Atom, GenServer, LocalProtocolError, Node, Process, StrawError
+
+
+class Calc(GenServer):
+    def handle_call(self, request: Any, sender: Any) -> Any:
+        return request * 2
+
+
+def make(name: str, host: Path | None = None, **options: Any) -> Node:
+    return Node(f"{name}@127.0.0.1", "secret", listen=None, pores=host and str(host), **options)
+
+
+def loops() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.endswith(" loop")]
+
+
+def test_a_node_in_a_thread() -> None:
+    mine = make("a")
+    mine.register("calc", Calc)
+    with mine.blocking as node:
+        assert loops() == ["a@127.0.0.1 loop"]
+        assert node.call("calc", 21) == 42
+        assert mine.running
+    assert not mine.running and not loops()
+    with pytest.raises(LocalProtocolError, match="a new Node"), mine.blocking:
+        raise AssertionError("a node runs once")
+    assert not loops()
+
+
+def test_a_node_that_does_not_start(tmp_path: Path) -> None:
+    (tmp_path / "h").write_text("")
+    with pytest.raises(StrawError, match="is not a folder"), make("a", tmp_path / "h").blocking:
+        raise AssertionError("it has not started")
+    assert not loops()
+
+
+def test_an_error_in_the_block_leaves_it() -> None:
+    with pytest.raises(ZeroDivisionError), make("a").blocking:
+        print(1 // 0)
+    assert not loops()
+
+
+def test_straws(tmp_path: Path) -> None:
+    with (
+        make("a", tmp_path / "h", embed_host=True).blocking as a,
+        make("b", tmp_path / "h").blocking as b,
+        b.strawman.listen("buddy") as inbox,
+    ):
+        assert (a.strawman.domid, b.strawman.domid) == (1, 2)
+        with pytest.raises(TimeoutError):
+            inbox.receive(timeout=0)
+        a.strawman.send(2, "buddy", {"first": 1})
+        a.strawman.send(2, "buddy", b"second")
+        b.send("buddy", Atom("not an envelope"))
+        a.strawman.send(2, "buddy", 3)
+        assert inbox.receive(10) == (1, {b"first": 1})
+        assert [message for _, message in zip("..", inbox, strict=False)] == [(1, b"second"), (1, 3)]
+        a.strawman.flush(2)
+        assert a.strawman.domains == [2] and a.strawman.close(2) and not a.strawman.close(2)
+        assert a.strawman.domains == []
+        while b.strawman.domains:
+            pass
+        assert a.strawman.open(2, format="json").node is Atom("a@127.0.0.1")
+        a.strawman.send(2, "buddy", {"k": None})
+        assert inbox.receive(10) == (1, (Atom("json"), {b"k": Atom("null")}))
+        with pytest.raises(StrawError, match="exists"):
+            a.strawman.open(2)
+        with pytest.raises(ValueError, match="taken"):
+            b.strawman.listen("buddy")
+        inbox.close()
+        b.strawman.export("alias", to="calc", domains=[1])
+        b.strawman.unexport("alias")
+        with b.strawman.listen("buddy", domains=[7]) as picky:
+            a.strawman.send(2, "buddy", 1)
+            with pytest.raises(TimeoutError):
+                picky.receive(timeout=0.05)
+    assert not loops()
+
+
+def test_straws_from_threads_of_a_program_that_has_a_loop(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with make("a", tmp_path / "h", embed_host=True) as a, make("b", tmp_path / "h") as b:
+            inbox = await asyncio.to_thread(b.blocking.strawman.listen, "buddy")
+            taking = asyncio.create_task(asyncio.to_thread(inbox.receive, 10))
+            await asyncio.to_thread(a.blocking.strawman.send, 2, "buddy", 5)
+            assert await taking == (1, 5)
+            await asyncio.to_thread(inbox.close)
+            with pytest.raises(LocalProtocolError, match="would block the event loop"):
+                a.blocking.strawman.send(2, "buddy", 5)
+
+    asyncio.run(main())
+
+
+def test_the_script_in_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "strawman.md").read_text()
+    (script,) = re.findall(r"^```python\n(with Node\(.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    monkeypatch.setenv("STRAWBRIDGE_HOST", str(tmp_path / "h"))
+    buddy = make("b", tmp_path / "h", embed_host=True, domid=5)
+
+    async def answer(me: Process) -> None:
+        _, domid, (word, name) = await me.receive()
+        await buddy.strawman.send(domid, name, (word, word))
+
+    buddy.register("buddy", answer)
+    buddy.strawman.export("buddy", sender=True)
+    names: dict[str, Any] = {"Node": Node, "Atom": Atom}
+    with buddy.blocking:
+        exec(script, names)
+    assert (names["domid"], names["answer"]) == (5, (Atom("hello"), Atom("hello")))
