@@ -52,9 +52,10 @@ enum {
 
 /* Something that is being read: so many terms of it are still to come. */
 typedef struct {
-    uint64_t left;
+    uint64_t left, count;
     bool pair;      /* a tuple of two */
     bool pid_first; /* of a pair: its first is a pid's hole */
+    bool beside;    /* a list that is the second of such a pair: a From with a label, {Pid, [Tag | Label]} */
 } Level;
 
 typedef struct {
@@ -181,7 +182,7 @@ static int hole(Walk *w, const uint8_t *begin, const uint8_t *term, TranscodeKin
     if (kind == PIECE_PID || kind == PIECE_LING_PID)
         level->pid_first = level->pair && level->left == 1;
     else
-        from = level->pid_first && level->left == 0;
+        from = (level->pid_first && level->left == 0) || (level->beside && level->left == level->count - 1);
     int result = flush(w, begin);
     if (result == 0)
         result = piece_add(t, kind, from, (size_t)(term - t->in), (size_t)(w->p - term));
@@ -524,7 +525,7 @@ static int push(Walk *w, const uint8_t *at, uint64_t count)
 {
     if (w->depth == w->max_depth)
         return refuse(w, at, "nested more than 1000 deep");
-    w->levels[++w->depth] = (Level){count, false, false};
+    w->levels[++w->depth] = (Level){count, count, false, false, false};
     return 0;
 }
 
@@ -559,7 +560,11 @@ static int walk_list(Walk *w)
     w->p += 5;
     if (count == 0 && (result = replace(w, begin, NULL, 0)) < 0) /* nothing but its tail */
         return result;
-    return push(w, begin, (uint64_t)count + 1);
+    const Level *outer = &w->levels[w->depth];
+    bool beside = outer->pid_first && outer->left == 0;
+    if ((result = push(w, begin, (uint64_t)count + 1)) == 0)
+        w->levels[w->depth].beside = beside;
+    return result;
 }
 
 static int walk_map(Walk *w)
@@ -715,7 +720,7 @@ int transcode(Transcode *t)
     w.depth = 0;
     /* A LING counts the innermost term too. */
     w.max_depth = t->way == TRANSCODE_TO_LING ? TRANSCODE_MAX_DEPTH - 1 : TRANSCODE_MAX_DEPTH;
-    w.levels[0] = (Level){1, false, false};
+    w.levels[0] = (Level){1, 1, false, false, false};
     if (t->size < 2 || *w.p != TAG_VERSION)
         return refuse(&w, w.p, t->size < 2 ? TRUNCATED : "a term begins with 131");
     w.p++;

@@ -37,7 +37,7 @@ typedef enum {
  * with its tag. */
 typedef struct {
     uint8_t kind; /* TranscodeKind */
-    bool from;    /* of a reference: it is the second of a tuple of two, and a pid's hole is the first, as in a From */
+    bool from;    /* of a reference: it is the tag of a From, {Pid, Tag} or {Pid, [Tag | Label]}, after that pid's hole */
     uint32_t at, size;
 } TranscodePiece;
 

@@ -118,9 +118,11 @@ fill_out([{ref, From, Ref, Node, Creation, Words} | Pieces], Dialect, Last, Done
 fill_ref(What, Wire, From, Pieces, Dialect, Last, Done, Ids) ->
     case straw_ids:refer(What, Wire, if From -> Last; true -> undefined end, Ids) of
         {own, Words, More} ->
-            fill_out(Pieces, Dialect, Last, [Done, ref_bytes(Dialect, <<"local">>, Words)], More);
-        {_, Node, Words, More} ->
-            fill_out(Pieces, Dialect, Last, [Done, ref_bytes(Dialect, Node, Words)], More);
+            fill_out(Pieces, Dialect, Last, [Done, ref_bytes(Dialect, <<"local">>, 0, Words)], More);
+        {foreign, Node, Words, More} ->
+            fill_out(Pieces, Dialect, Last, [Done, ref_bytes(Dialect, Node, 0, Words)], More);
+        {table, Node, Words, More} ->
+            fill_out(Pieces, Dialect, Last, [Done, ref_bytes(Dialect, Node, 1, Words)], More);
         {error, Reason, More} -> {error, Reason, More}
     end.
 
@@ -128,12 +130,12 @@ fill_ref(What, Wire, From, Pieces, Dialect, Last, Done, Ids) ->
 -spec pid_bytes(non_neg_integer(), non_neg_integer()) -> binary().
 pid_bytes(Domid, Id) -> <<160, 0:64, Domid:32, Id:32>>.
 
-%% Of creation 0. A LING takes NEW_REFERENCE_EXT and latin-1.
--spec ref_bytes(ling | otp, binary(), [non_neg_integer()]) -> binary().
-ref_bytes(ling, Node, Words) ->
+%% A LING takes NEW_REFERENCE_EXT and latin-1.
+-spec ref_bytes(ling | otp, binary(), 0..1, [non_neg_integer()]) -> binary().
+ref_bytes(ling, Node, Creation, Words) ->
     Latin1 = unicode:characters_to_binary(Node, utf8, latin1),
-    <<114, (length(Words)):16, 115, (byte_size(Latin1)), Latin1/binary, 0, << <<Word:32>> || Word <- Words >>/binary>>;
-ref_bytes(otp, Node, Words) -> newer_ref(Node, 0, Words).
+    <<114, (length(Words)):16, 115, (byte_size(Latin1)), Latin1/binary, Creation, << <<Word:32>> || Word <- Words >>/binary>>;
+ref_bytes(otp, Node, Creation, Words) -> newer_ref(Node, Creation, Words).
 
 -spec newer_ref(binary(), non_neg_integer(), [non_neg_integer()]) -> binary().
 newer_ref(Node, Creation, Words) ->
@@ -167,7 +169,7 @@ decode(Frame, #{ids := Ids}) ->
     end.
 
 %% Entries: of our references that are in it.
--spec fill_in(boolean(), [piece()], iodata(), [{term(), reference() | undefined, straw_ids:entry()}],
+-spec fill_in(boolean(), [piece()], iodata(), [{term(), reference() | undefined, straw_ids:entry() | late}],
               straw_ids:ids()) ->
           {ok, address(), term(), straw_ids:ids()} | {error, decode_reason(), straw_ids:ids()}.
 fill_in(_, [], Done, Entries, Ids) -> read(iolist_to_binary(Done), Entries, Ids);
@@ -182,19 +184,22 @@ fill_in(Address, [{ref, Node, Creation, Words} | Pieces], Done, Entries, Ids) wh
             fill_in(false, Pieces, [Done, bytes(Ref)], [{Ref, undefined, Entry} | Entries], More);
         {ref, {Real, Created, Numbers}, More} ->
             fill_in(false, Pieces, [Done, newer_ref(Real, Created, Numbers)], Entries, More);
-        {error, stale, More} -> {error, stale_ref, More};
+        {late, {Real, Created, Numbers}, More} ->
+            Bytes = newer_ref(Real, Created, Numbers),
+            fill_in(false, Pieces, [Done, Bytes], [{binary_to_term(<<131, Bytes/binary>>), undefined, late} | Entries], More);
         {error, Reason, More} -> {error, Reason, More}
     end;
 fill_in(Address, [Hole | Pieces], Done, Entries, Ids) ->
     case take(Hole, Ids) of
         {ok, peers, _, More} when Address -> {error, {malformed, <<"an address in the sender's own domain">>}, More};
+        {ok, dead, _, More} when Address -> {error, unknown_pid, More};
         {ok, _, Pid, More} -> fill_in(false, Pieces, [Done, bytes(Pid)], Entries, More);
         {error, unknown, More} -> {error, unknown_pid, More};
         {error, Reason, More} -> {error, Reason, More}
     end.
 
 -spec take(tuple(), straw_ids:ids()) ->
-          {ok, ours | peers, pid(), straw_ids:ids()} | {error, unknown | straw_ids:reason(), straw_ids:ids()}.
+          {ok, ours | peers | dead, pid(), straw_ids:ids()} | {error, unknown | straw_ids:reason(), straw_ids:ids()}.
 take({ling, 0, Domid, Id}, Ids) -> straw_ids:take(Domid, Id, Ids);
 take({pid, <<"local">>, Id, Serial, 0}, Ids) ->
     straw_ids:take_own((Serial bsl 15) bor Id, Ids);   % a LING of old says its own so
@@ -206,11 +211,36 @@ bytes(Term) ->
     Bytes.
 
 %% The bytes are sound. What may be missing is atoms and exports, and keys of a map may be the same.
--spec read(binary(), [{term(), reference() | undefined, straw_ids:entry()}], straw_ids:ids()) ->
+-spec read(binary(), [{term(), reference() | undefined, straw_ids:entry() | late}], straw_ids:ids()) ->
           {ok, address(), term(), straw_ids:ids()} | {error, decode_reason(), straw_ids:ids()}.
 read(Bytes, Entries, Ids) ->
     try binary_to_term(Bytes, [safe]) of
-        {envelope, Addr, Msg} when is_atom(Addr); is_pid(Addr) -> arrived(Addr, Msg, Entries, Ids);
+        {envelope, _, {'$gen_call', {_, Tag}, _}} = Envelope ->
+            %% A reply would go to the alias, not to the caller: it must be one that came back to us.
+            case alias_of(Tag) of
+                none -> arrived(Envelope, Entries, Ids);
+                Alias ->
+                    case lists:keymember(Alias, 1, Entries) of
+                        true -> arrived(Envelope, Entries, Ids);
+                        false -> {error, {malformed, <<"a call with an alias that never crossed">>}, Ids}
+                    end
+            end;
+        Envelope -> arrived(Envelope, Entries, Ids)
+    catch
+        error:_ -> {error, unknown_atom, Ids}
+    end.
+
+%% As gen:reply/2 looks at a tag.
+-spec alias_of(term()) -> term() | none.
+alias_of([alias | Ref] = Tag) when is_reference(Ref) -> Tag;
+alias_of([[alias | Ref] = Tag | _]) when is_reference(Ref) -> Tag;
+alias_of(_) -> none.
+
+-spec arrived(term(), [{term(), reference() | undefined, straw_ids:entry() | late}], straw_ids:ids()) ->
+          {ok, address(), term(), straw_ids:ids()} | {error, decode_reason(), straw_ids:ids()}.
+arrived(Envelope, Entries, Ids) ->
+    case Envelope of
+        {envelope, Addr, Msg} when is_atom(Addr); is_pid(Addr) -> delivered(Addr, Msg, Entries, Ids);
         {envelope, {Name, Node} = Addr, Msg} when is_atom(Name), is_atom(Node) -> {ok, Addr, Msg, Ids};
         {envelope, {Domid, Name} = Addr, Msg} when is_integer(Domid), Domid >= 0, is_atom(Name) ->
             case straw_ids:domid(Ids) of
@@ -218,33 +248,31 @@ read(Bytes, Entries, Ids) ->
                 _ -> {ok, Addr, Msg, Ids}
             end;
         _ -> {error, {malformed, <<"not an address">>}, Ids}
-    catch
-        error:_ -> {error, unknown_atom, Ids}
     end.
 
 %% A reply to one of our references ends its entry, and goes to the alias if it was one: who has given up gets nothing.
--spec arrived(address(), term(), [{term(), reference() | undefined, straw_ids:entry()}], straw_ids:ids()) ->
-          {ok, address(), term(), straw_ids:ids()}.
-arrived(Pid, {Tag, _} = Msg, [_ | _] = Entries, Ids) when is_pid(Pid) ->
-    case reply(Tag, Pid, Entries) of
-        {Ref, Entry} when is_reference(Ref) -> {ok, Ref, Msg, straw_ids:replied(Entry, Ids)};
-        {undefined, Entry} -> {ok, Pid, Msg, straw_ids:replied(Entry, Ids)};
-        none -> {ok, Pid, Msg, Ids}
-    end;
-arrived(Addr, Msg, _Entries, Ids) -> {ok, Addr, Msg, Ids}.
-
--spec reply(term(), pid(), [{term(), reference() | undefined, straw_ids:entry()}]) ->
-          {reference() | undefined, straw_ids:entry()} | none.
-reply(Tag, Pid, Entries) ->
-    case lists:keyfind(Tag, 1, Entries) of
+-spec delivered(atom() | pid(), term(), [{term(), reference() | undefined, straw_ids:entry() | late}], straw_ids:ids()) ->
+          {ok, address(), term(), straw_ids:ids()} | {error, decode_reason(), straw_ids:ids()}.
+delivered(Pid, {Tag, _} = Msg, [_ | _] = Entries, Ids) when is_pid(Pid) ->
+    case entry_of(Tag, Entries) of
+        none -> {ok, Pid, Msg, Ids};
+        {_, _, late} -> {error, stale_ref, straw_ids:count_late(Ids)};
         {_, Ref, Entry} ->
             case straw_ids:owner(Entry) of
-                Owner when Owner =:= Pid; Owner =:= undefined -> {Ref, Entry};
-                _ -> none
-            end;
-        false when is_list(Tag), is_list(hd(Tag)); is_list(Tag), is_reference(hd(Tag)) ->
-            reply(hd(Tag), Pid, Entries);   % [[alias|Ref]|Label], of a call with a label
-        false -> none
+                Owner when Owner =/= Pid, Owner =/= undefined -> {ok, Pid, Msg, Ids};
+                _ when Ref =:= undefined -> {ok, Pid, Msg, straw_ids:replied(Entry, Ids)};
+                _ -> {ok, Ref, Msg, straw_ids:replied(Entry, Ids)}
+            end
+    end;
+delivered(Addr, Msg, _Entries, Ids) -> {ok, Addr, Msg, Ids}.
+
+-spec entry_of(term(), [{term(), reference() | undefined, straw_ids:entry() | late}]) ->
+          {term(), reference() | undefined, straw_ids:entry() | late} | none.
+entry_of(Tag, Entries) ->
+    case {lists:keyfind(Tag, 1, Entries), Tag} of
+        {false, [Inner | _]} when is_list(Inner); is_reference(Inner) -> entry_of(Inner, Entries);   % with a label
+        {false, _} -> none;
+        {Found, _} -> Found
     end.
 
 %% ---- the NIF ----

@@ -11,7 +11,7 @@
 -export([new/1, down/2, expire/2, stop/1, counts/1, proxy/2]).
 %% For straw_codec:
 -export([dialect/1, domid/1, give/2, take/3, take_own/2, refer/4, restore/2, replied/2, owner/1,
-         forget_refs/2]).
+         count_late/1, forget_refs/2]).
 -export_type([ids/0, reason/0, wire_ref/0, entry/0]).
 
 %% Processes given out at a time: each is monitored.
@@ -22,12 +22,18 @@
 -define(MAX_PROXIES, 16384).
 %% Nodes (with their creations) that references may be of, each way. A LING never forgets an atom, and neither do we.
 -define(MAX_NODES, 64).
+%% A proxy that nobody has used, linked to or monitored for so long makes room when there is none; ms. And how often such
+%% ones are looked for.
+-define(IDLE, 60000).
+-define(SWEEP, 1000).
 %% How long a reference waits for its reply, in ms (straw-rules 7).
 -define(REF_TTL, 60000).
 %% LING keeps 27 bits of a pid's id, and 18 of a reference's first word.
 -define(ID_BITS, 27).
 -define(IDS, (1 bsl ?ID_BITS)).
 -define(REF_WORD, (1 bsl 18)).
+%% The creation of references of our table; a LING's own have 0.
+-define(TABLE, 1).
 
 -record(entry, {what :: {alias | ref, reference()},
                 key :: pos_integer(),
@@ -39,14 +45,16 @@
               straw :: pid(),
               limits :: #{pids | refs | proxies | ids => pos_integer()},
               ttl :: pos_integer(),
+              idle :: non_neg_integer(),
               our_node :: binary(),             % that references of our table are of, on the wire
               peer_node :: atom(),              % that the peer's own references are of, here
-              next :: non_neg_integer(),        % id
+              start :: non_neg_integer(),       % the first id
               spent = 0 :: non_neg_integer(),   % ids given out, ever
               ids = #{} :: #{pid() => non_neg_integer()},
               given = #{} :: #{non_neg_integer() => pid()},
-              proxies = #{} :: #{non_neg_integer() | {name, atom()} => pid()},
-              proxied = #{} :: #{pid() => non_neg_integer() | {name, atom()}},
+              proxies = #{} :: #{place() => {pid(), integer()}},   % and when it was last seen in a frame, monotonic ms
+              proxied = #{} :: #{pid() => place()},
+              swept :: integer(),               % when idle proxies were last looked for
               monitors = #{} :: #{reference() => pid()},
               serial :: pos_integer(),          % of references
               refs = #{} :: #{pos_integer() => #entry{}},
@@ -56,6 +64,8 @@
               nodes_in = #{} :: #{binary() => []},
               late = 0 :: non_neg_integer()}).
 
+%% Of the peer: a process's id, or a name.
+-type place() :: non_neg_integer() | {name, atom()}.
 -opaque ids() :: #ids{}.
 -opaque entry() :: #entry{}.
 %% {limit, What}: a table is full: the message is refused, the straw lives on. ids_exhausted: 2^27 ids are spent: the
@@ -65,9 +75,10 @@
 -type wire_ref() :: {binary(), non_neg_integer(), [non_neg_integer()]}.
 
 %% domid: ours. peer: the other domain. dialect: ling unless given. straw: the process that sends envelopes to the peer
-%% (`{envelope, Addr, Msg}` as a message), self() unless given. limits: instead of the defaults. ref_ttl: milliseconds.
+%% (`{envelope, Addr, Msg}` as a message), self() unless given. limits: instead of the defaults. ref_ttl, idle: milliseconds.
 -spec new(#{domid := non_neg_integer(), peer := non_neg_integer(), dialect => ling | otp, straw => pid(),
-            limits => #{pids | refs | proxies | ids => pos_integer()}, ref_ttl => pos_integer()}) -> ids().
+            limits => #{pids | refs | proxies | ids => pos_integer()}, ref_ttl => pos_integer(),
+            idle => non_neg_integer()}) -> ids().
 new(#{domid := Ours, peer := Peer} = Options) ->
     Defaults = #{pids => ?MAX_PIDS, refs => ?MAX_REFS, proxies => ?MAX_PROXIES, ids => ?IDS},
     #ids{ours = Ours, peer = Peer,
@@ -75,9 +86,11 @@ new(#{domid := Ours, peer := Peer} = Options) ->
          straw = maps:get(straw, Options, self()),
          limits = maps:merge(Defaults, maps:get(limits, Options, #{})),
          ttl = maps:get(ref_ttl, Options, ?REF_TTL),
-         our_node = domain_node(Ours),
-         peer_node = binary_to_atom(domain_node(Peer), utf8),   % one a domain: there are few
-         next = rand:uniform(?IDS) - 1,
+         idle = maps:get(idle, Options, ?IDLE),
+         our_node = atom_to_binary(domain_node(Ours), utf8),
+         peer_node = domain_node(Peer),
+         start = rand:uniform(?IDS) - 1,
+         swept = erlang:monotonic_time(millisecond) - ?SWEEP,
          serial = rand:uniform(1 bsl 80)}.
 
 %% A 'DOWN' message came: its monitor reference, or the pid. Whatever was known by it is forgotten; other references are
@@ -129,15 +142,34 @@ counts(#ids{ids = Pids, refs = Refs, proxies = Proxies, late = Late}) ->
 -spec proxy(atom(), ids()) -> {ok, pid(), ids()} | {error, reason(), ids()}.
 proxy(Name, Ids) when is_atom(Name) -> proxy_for({name, Name}, Ids).
 
--spec proxy_for(non_neg_integer() | {name, atom()}, ids()) -> {ok, pid(), ids()} | {error, reason(), ids()}.
-proxy_for(Key, #ids{proxies = Proxies} = Ids) when is_map_key(Key, Proxies) ->
-    {ok, map_get(Key, Proxies), Ids};
-proxy_for(_Key, #ids{proxies = Proxies, limits = #{proxies := Limit}} = Ids) when map_size(Proxies) >= Limit ->
-    {error, {limit, proxies}, Ids};
-proxy_for(Key, #ids{proxies = Proxies, proxied = Proxied, monitors = Monitors, straw = Straw} = Ids) ->
-    {Pid, Monitor} = straw_proxy:start(Straw, if is_integer(Key) -> self; true -> Key end),
-    {ok, Pid, Ids#ids{proxies = Proxies#{Key => Pid}, proxied = Proxied#{Pid => Key},
+-spec proxy_for(place(), ids()) -> {ok, pid(), ids()} | {error, reason(), ids()}.
+proxy_for(Place, #ids{proxies = Proxies, limits = #{proxies := Limit}} = Ids) ->
+    Now = erlang:monotonic_time(millisecond),
+    case Proxies of
+        #{Place := {Pid, Seen}} when Now - Seen < ?IDLE div 4 -> {ok, Pid, Ids};
+        #{Place := {Pid, _}} -> {ok, Pid, Ids#ids{proxies = Proxies#{Place := {Pid, Now}}}};
+        #{} when map_size(Proxies) < Limit -> new_proxy(Place, Now, Ids);
+        #{} ->
+            case make_room(Now, Ids) of
+                #ids{proxies = Left} = More when map_size(Left) < Limit -> new_proxy(Place, Now, More);
+                More -> {error, {limit, proxies}, More}
+            end
+    end.
+
+-spec new_proxy(place(), integer(), ids()) -> {ok, pid(), ids()}.
+new_proxy(Place, Now, #ids{proxies = Proxies, proxied = Proxied, monitors = Monitors, straw = Straw} = Ids) ->
+    {Pid, Monitor} = straw_proxy:start(Straw, if is_integer(Place) -> self; true -> Place end),
+    {ok, Pid, Ids#ids{proxies = Proxies#{Place => {Pid, Now}}, proxied = Proxied#{Pid => Place},
                       monitors = Monitors#{Monitor => Pid}}}.
+
+%% The proxies of processes that nobody has used for long, and nobody holds by link or monitor. They end as if the other
+%% domain had; the pid of the same process is a new one when it comes again.
+-spec make_room(integer(), ids()) -> ids().
+make_room(Now, #ids{swept = Swept} = Ids) when Now - Swept < ?SWEEP -> Ids;
+make_room(Now, #ids{proxies = Proxies, straw = Straw, idle = Time} = Ids) ->
+    Idle = [Pid || {Id, {Pid, Seen}} <- maps:to_list(Proxies), is_integer(Id), Now - Seen >= Time,
+                   straw_proxy:is_idle(Pid, Time)],
+    lists:foldl(fun(Pid, Acc) -> straw_proxy:stop(Pid, Straw), down(Pid, Acc) end, Ids#ids{swept = Now}, Idle).
 
 %% ---- for straw_codec ----
 
@@ -164,18 +196,21 @@ give(Pid, #ids{ids = Known, ours = Ours, proxied = Proxied, peer = Peer} = Ids) 
 give_new(_Pid, #ids{spent = Spent, limits = #{ids := Limit}} = Ids) when Spent >= Limit -> {error, ids_exhausted, Ids};
 give_new(_Pid, #ids{ids = Known, limits = #{pids := Limit}} = Ids) when map_size(Known) >= Limit ->
     {error, {limit, pids}, Ids};
-give_new(Pid, #ids{ids = Known, given = Given, monitors = Monitors, next = Id, spent = Spent, ours = Ours} = Ids) ->
+give_new(Pid, #ids{ids = Known, given = Given, monitors = Monitors, start = Start, spent = Spent, ours = Ours} = Ids) ->
     Monitor = monitor(process, Pid),
-    {ok, ours, Ours, Id, Ids#ids{ids = Known#{Pid => Id}, given = Given#{Id => Pid}, next = (Id + 1) rem ?IDS,
-                                 spent = Spent + 1, monitors = Monitors#{Monitor => Pid}}}.
+    Id = (Start + Spent) rem ?IDS,
+    {ok, ours, Ours, Id, Ids#ids{ids = Known#{Pid => Id}, given = Given#{Id => Pid}, spent = Spent + 1,
+                                 monitors = Monitors#{Monitor => Pid}}}.
 
-%% (Domid, Id) came in: a process of ours that was given out on this straw, or the proxy of one of the peer's. unknown:
-%% of a third domain, or never given out here, or dead.
+%% (Domid, Id) came in: a process of ours that was given out on this straw, or the proxy of one of the peer's. dead: it
+%% was given out and has ended since; a pid that nobody has stands for it. unknown: of a third domain, or never given out
+%% here.
 -spec take(non_neg_integer(), non_neg_integer(), ids()) ->
-          {ok, ours | peers, pid(), ids()} | {error, unknown | reason(), ids()}.
-take(Ours, Id, #ids{ours = Ours, given = Given} = Ids) ->
+          {ok, ours | peers | dead, pid(), ids()} | {error, unknown | reason(), ids()}.
+take(Ours, Id, #ids{ours = Ours, given = Given, start = Start, spent = Spent} = Ids) ->
     case Given of
         #{Id := Pid} -> {ok, ours, Pid, Ids};
+        #{} when Id < ?IDS, (Id - Start + ?IDS) rem ?IDS < Spent -> {ok, dead, dead(Id), Ids};
         #{} -> {error, unknown, Ids}
     end;
 take(Peer, Id, #ids{peer = Peer} = Ids) when Id < ?IDS ->
@@ -185,12 +220,21 @@ take(Peer, Id, #ids{peer = Peer} = Ids) when Id < ?IDS ->
     end;
 take(_Domid, _Id, Ids) -> {error, unknown, Ids}.
 
+%% A local pid of the last serial, which is 13 bits on OTP 25; its number is 15.
+-spec dead(non_neg_integer()) -> pid().
+dead(Id) ->
+    Own = term_to_binary(self()),
+    Head = byte_size(Own) - 12,
+    <<Node:Head/binary, _:64, Creation:32>> = Own,
+    binary_to_term(<<Node/binary, (Id band 16#7FFF):32, 16#1FFF:32, Creation:32>>).
+
 %% As take/3, of the peer's own domain.
--spec take_own(non_neg_integer(), ids()) -> {ok, ours | peers, pid(), ids()} | {error, unknown | reason(), ids()}.
+-spec take_own(non_neg_integer(), ids()) -> {ok, ours | peers | dead, pid(), ids()} | {error, unknown | reason(), ids()}.
 take_own(Id, #ids{peer = Peer} = Ids) -> take(Peer, Id, Ids).
 
 %% A reference goes out. {own, Words}: the peer's own comes back to it (a LING's). {foreign, Node, Words}: as a reference
-%% of that node with creation 0, which tells it all. {table, ...}: one of ours stands for it until the reply has passed.
+%% of that node with creation 0, which tells it all. {table, ...}: one of ours stands for it until the reply has passed,
+%% with creation 1.
 -spec refer({alias | ref, reference()}, wire_ref() | undefined, pid() | undefined, ids()) ->
           {own, [non_neg_integer()], ids()} |
           {foreign | table, binary(), [non_neg_integer()], ids()} |
@@ -259,33 +303,41 @@ next_key(Serial) ->
 -spec words(pos_integer()) -> [non_neg_integer()].
 words(Key) -> [Key bsr 64, (Key bsr 32) band 16#FFFFFFFF, Key band 16#FFFFFFFF].
 
-%% A reference came in: one of our table's, or one of a node, as this VM names it.
+%% A reference came in: one of our table's, or one of a node, as this VM names it. late: one of our table's whose entry
+%% has gone; it stands for nothing any more.
 -spec restore(wire_ref(), ids()) ->
-          {entry, {alias | ref, reference()}, entry(), ids()} | {ref, wire_ref(), ids()} |
-          {error, stale | reason(), ids()}.
-restore({Node, 0, [A, B, C]}, #ids{our_node = Node, refs = Refs, late = Late} = Ids) ->
+          {entry, {alias | ref, reference()}, entry(), ids()} | {late | ref, wire_ref(), ids()} | {error, reason(), ids()}.
+restore({<<"local">>, 0, Words}, #ids{peer_node = Peer} = Ids) ->
+    {ref, {atom_to_binary(Peer, utf8), 0, Words}, Ids};
+restore({Node, 0, Words} = Ref, Ids) ->
+    case binary:split(Node, <<":">>) of
+        [Number, Real] -> restore_ours(told(Number, Real, Words, Ref), Ids);
+        _ -> known_node(Ref, Ids)
+    end;
+restore(Ref, Ids) -> restore_ours(Ref, Ids).
+
+-spec restore_ours(wire_ref(), ids()) ->
+          {entry, {alias | ref, reference()}, entry(), ids()} | {late | ref, wire_ref(), ids()} | {error, reason(), ids()}.
+restore_ours({Node, ?TABLE, [A, B, C]} = Ref, #ids{our_node = Node, refs = Refs} = Ids) ->
     Key = (A bsl 64) bor (B bsl 32) bor C,
     case Refs of
         #{Key := #entry{what = What} = Entry} -> {entry, What, Entry, Ids};
-        #{} -> {error, stale, Ids#ids{late = Late + 1}}
+        #{} -> {late, Ref, Ids}
     end;
-restore({<<"local">>, _, Words}, #ids{peer_node = Peer, refs = Refs} = Ids) ->
-    %% A LING's own; unless it is one of us that takes us for a LING, and sends ours back so.
-    case Words of
-        [A, B, C] when is_map_key((A bsl 64) bor (B bsl 32) bor C, Refs) -> restore({Ids#ids.our_node, 0, Words}, Ids);
-        _ -> {ref, {atom_to_binary(Peer, utf8), 0, Words}, Ids}
-    end;
-restore({Node, Creation, Words} = Ref, Ids) ->
-    case binary:split(Node, <<":">>) of
-        [Number, Real] when Creation =:= 0 ->
-            try binary_to_integer(Number) of
-                Real_creation when Real_creation >= 0, Real_creation < 1 bsl 32 ->
-                    known_node({Real, Real_creation, pad(Words)}, Ids);
-                _ -> known_node(Ref, Ids)
-            catch
-                error:badarg -> known_node(Ref, Ids)
+restore_ours(Ref, Ids) -> known_node(Ref, Ids).
+
+%% The node and creation that refer/4 told a LING in a node's name.
+-spec told(binary(), binary(), [non_neg_integer()], wire_ref()) -> wire_ref().
+told(Number, Real, Words, Ref) ->
+    try binary_to_integer(Number) of
+        Creation when Creation >= 0, Creation < 1 bsl 32 ->
+            case integer_to_binary(Creation) of
+                Number -> {Real, Creation, pad(Words)};
+                _ -> Ref
             end;
-        _ -> known_node(Ref, Ids)
+        _ -> Ref
+    catch
+        error:badarg -> Ref
     end.
 
 %% What a LING dropped from the end.
@@ -307,6 +359,10 @@ known_node({Node, _, _} = Ref, #ids{nodes_in = Nodes} = Ids) ->
 %% Who waits for the reply; undefined when the message did not tell.
 -spec owner(entry()) -> pid() | undefined.
 owner(#entry{owner = Owner}) -> Owner.
+
+%% A reply was late.
+-spec count_late(ids()) -> ids().
+count_late(#ids{late = Late} = Ids) -> Ids#ids{late = Late + 1}.
 
 %% The reply for this entry has come.
 -spec replied(entry(), ids()) -> ids().
@@ -335,5 +391,6 @@ disown(Owner, Key, Owned) ->
         #{} -> Owned
     end.
 
--spec domain_node(non_neg_integer()) -> binary().
-domain_node(Domid) -> <<"domain", (integer_to_binary(Domid))/binary, "@straw">>.
+%% One atom a domain: there are few.
+-spec domain_node(non_neg_integer()) -> node().
+domain_node(Domid) -> binary_to_atom(<<"domain", (integer_to_binary(Domid))/binary, "@straw">>, utf8).

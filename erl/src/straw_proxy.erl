@@ -4,7 +4,7 @@
 %% signals don't cross a straw: it takes none but kill, so that a process which linked to it and dies does not end it
 %% for others. It keeps nothing: what can't be sent is dropped and counted where the straw is.
 -module(straw_proxy).
--export([start/2, stop/2]).
+-export([start/2, stop/2, is_idle/2]).
 -export([init/2, loop/3]).
 
 %% An idle proxy gives its heap back: there may be thousands. Milliseconds.
@@ -20,6 +20,15 @@ start(Straw, Addr) ->
 -spec stop(pid(), pid()) -> true.
 stop(Proxy, Straw) when Straw =:= self() -> exit(Proxy, noconnection).
 
+%% Nobody has sent to it for so many ms, and nobody but the straw holds it by a link or a monitor.
+-spec is_idle(pid(), pos_integer()) -> boolean().
+is_idle(Proxy, Time) ->
+    case process_info(Proxy, [links, monitored_by, message_queue_len, dictionary]) of
+        [{links, []}, {monitored_by, [_]}, {message_queue_len, 0}, {dictionary, Dictionary}] ->
+            erlang:monotonic_time(millisecond) - proplists:get_value(used, Dictionary) >= Time;
+        _ -> false
+    end.
+
 -spec init(pid(), self | {name, atom()}) -> no_return().
 init(Straw, self) -> start_loop(Straw, self());
 init(Straw, {name, Name}) -> start_loop(Straw, Name).
@@ -27,6 +36,7 @@ init(Straw, {name, Name}) -> start_loop(Straw, Name).
 -spec start_loop(pid(), pid() | atom()) -> no_return().
 start_loop(Straw, Addr) ->
     process_flag(trap_exit, true),
+    put(used, erlang:monotonic_time(millisecond)),
     loop(Straw, monitor(process, Straw), Addr).
 
 -spec loop(pid(), reference(), pid() | atom()) -> no_return().
@@ -37,6 +47,7 @@ loop(Straw, Monitor, Addr) ->
         {'EXIT', _, _} -> loop(Straw, Monitor, Addr);
         Message ->
             Straw ! {envelope, Addr, Message},
+            put(used, erlang:monotonic_time(millisecond)),
             loop(Straw, Monitor, Addr)
     after ?IDLE ->
             erlang:hibernate(?MODULE, loop, [Straw, Monitor, Addr])

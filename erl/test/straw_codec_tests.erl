@@ -261,6 +261,14 @@ entries_die_with_their_process_test() ->
     After = receive {'DOWN', Monitor, process, Pid, _} -> straw_ids:down(Monitor, Ours) end,
     ?assertEqual(nothing(), counts(After)),
     ?assertEqual(nothing(), counts(straw_ids:down(Pid, Ours))),
+    %% in a message it is a pid that nobody has, as an address nothing
+    {ok, ours, _, Id, _} = straw_ids:give(Pid, Ours),
+    {ok, buddy, [Dead], _} = decode(to_buddy(<<108, 1:32, (ling_pid(?OURS, Id))/binary, 106>>), After),
+    ?assert(is_pid(Dead)),
+    ?assertNot(is_process_alive(Dead)),
+    ?assertMatch({error, unknown_pid, _}, decode(frame(<<(ling_pid(?OURS, Id))/binary, 97, 1>>), After)),
+    ?assertMatch({error, unknown_pid, _}, decode(to_buddy(ling_pid(?OURS, (Id + 1) rem (1 bsl 27))), After)),
+    ?assertMatch({error, unknown_pid, _}, decode(to_buddy(ling_pid(?OURS, (Id + (1 bsl 27) - 1) rem (1 bsl 27))), After)),
     ?assertEqual(counts(Ours), counts(straw_ids:down(make_ref(), Ours))).
 
 the_dead_are_forgotten_at_once_test() ->
@@ -302,6 +310,23 @@ limits_test() ->
     ?assertMatch({error, {limit, proxies}, _}, straw_ids:proxy(buddy, Ids6)),
     straw_ids:stop(Ids6).
 
+idle_proxies_make_room_test() ->
+    Tests = self(),
+    {Ids, _} = ids(ling, #{limits => #{proxies => 3}, idle => 0}),
+    {ok, Name, Ids1} = straw_ids:proxy(buddy, Ids),
+    {ok, buddy, [Held, Idle], Ids2} =
+        decode(to_buddy(<<108, 2:32, (ling_pid(?PEER, 1))/binary, (ling_pid(?PEER, 2))/binary, 106>>), Ids1),
+    Holder = spawn_link(fun() -> link(Held), Tests ! linked, receive stop -> ok end end),
+    receive linked -> ok end,
+    Monitor = monitor(process, Idle),
+    ?assertMatch({error, {limit, proxies}, _}, decode(to_buddy(ling_pid(?PEER, 3)), Ids2)),   % we hold it
+    demonitor(Monitor),
+    {ok, buddy, New, Ids3} = decode(to_buddy(ling_pid(?PEER, 3)), Ids2),
+    wait_for(fun() -> not is_process_alive(Idle) end),
+    ?assertEqual([true, true, true], [is_process_alive(P) || P <- [Name, Held, New]]),
+    Holder ! stop,
+    straw_ids:stop(Ids3).
+
 strangers_test() ->
     {_, Ids} = ids(ling),
     ?assertMatch({error, unknown_pid, _}, decode(to_buddy(ling_pid(9, 1)), Ids)),
@@ -327,10 +352,11 @@ aliases(Dialect) ->
     {Addr, Reply} = receive {envelope, A, M} -> {A, M} after 5000 -> error(nothing) end,
     {Server, Client} = flip(Both),
     {ok, Reply_frame, _} = encode(Addr, Reply, Server),
-    %% a real LING gives our reference back as it got it
-    Frame = binary:replace(Reply_frame, <<115, 5, "local">>, <<115, 13, "domain7@straw">>),
+    %% a real LING gives our reference back as it got it; one of us names it as it does all foreign ones
+    Frame = binary:replace(Reply_frame, <<115, 15, "1:domain7@straw", 0>>, <<115, 13, "domain7@straw", 1>>),
+    ?assertMatch({ok, Alias, _, _}, decode(Reply_frame, Client)),
     {ok, To, {[alias | Alias], answer}, After} = decode(Frame, Client),
-    ?assertEqual(Alias, To),
+    To = Alias,
     ?assertEqual((nothing())#{pids => 1}, counts(After)),
     %% a second reply, and one that nobody asked for, come too late
     {error, stale_ref, Late} = decode(Frame, After),
@@ -339,6 +365,18 @@ aliases(Dialect) ->
     {_, {_, {_, Other}, _}, _} = pass(buddy, {'$gen_call', {self(), [alias | Alias]}, question}, {After, Server}),
     ?assertNotEqual(Tag, Other),
     straw_ids:stop(Server).
+
+calls_with_strange_aliases_test() ->
+    {Ids, _} = ids(otp),
+    Call = fun(Tag) ->
+        Bytes = term_to_binary(Tag),
+        decode(to_buddy(<<104, 3, 119, 9, "$gen_call", 104, 2, (ling_pid(?PEER, 1))/binary,
+                          (binary:part(Bytes, 1, byte_size(Bytes) - 1))/binary, 97, 1>>), Ids)
+    end,
+    ?assertMatch({ok, buddy, _, _}, Call(make_ref())),
+    ?assertMatch({ok, buddy, _, _}, Call([alias | x])),
+    ?assertMatch({error, {malformed, _}, _}, Call([alias | erlang:alias()])),
+    ?assertMatch({error, {malformed, _}, _}, Call([[alias | erlang:alias()] | label])).
 
 an_alias_with_a_label_test() ->
     Alias = make_ref(),
@@ -366,8 +404,8 @@ references_expire_test() ->
     ?assertMatch(#{refs := 1}, straw_ids:counts(straw_ids:expire(Now, Client))),
     Expired = straw_ids:expire(Now + 1001, Client),
     ?assertEqual(nothing(), counts(Expired)),
-    {ok, Frame, _} = encode(buddy, Tag, Server),
-    ?assertMatch({error, stale_ref, _}, decode(Frame, Expired)).
+    {ok, Frame, _} = encode(buddy, [Tag], Server),
+    ?assertMatch({ok, buddy, [Tag], _}, decode(Frame, Expired)).   % it stands for nothing any more
 
 plain_references_test() ->
     %% over to a LING and back without a table
@@ -394,7 +432,7 @@ plain_references_test() ->
          {ok, Through, Kept} = encode(buddy, R, Ours),
          ?assertMatch(#{refs := 1}, straw_ids:counts(Kept)),
          <<_:(byte_size(Through) - 31)/binary, Tabled/binary>> = Through,
-         ?assertMatch(<<114, 3:16, 115, 13, "domain7@straw", 0, _:96>>, Tabled),
+         ?assertMatch(<<114, 3:16, 115, 13, "domain7@straw", 1, _:96>>, Tabled),
          ?assertMatch({ok, buddy, R, _}, decode(to_buddy(Tabled), Kept))
      end || R <- [ref(<<"nonode@other2">>, 1, [1 bsl 18, 2, 3]), ref(<<"nonode@other2">>, 1, [1, 2, 3, 4, 5]),
                   ref(binary:copy(<<"n">>, 250), 100000, [1, 2, 3])]].
