@@ -53,6 +53,8 @@
     locks = #{} :: #{atom() => pid()},
     asking = #{} :: #{pos_integer() => {gen_server:from(), straw_platform:request(), reference() | undefined}},
     subscribers = #{} :: #{pid() => reference()},
+    %% requests without an answer
+    open = 0 :: non_neg_integer(),
     watchdog :: reference() | undefined
 }).
 
@@ -227,7 +229,7 @@ init(Options) ->
 platform(local) -> straw_local;
 platform(xen) -> straw_xen;
 platform(auto) ->
-    case code:which(straw_xen) =/= non_existing andalso filelib:is_file("/dev/xen/evtchn") of
+    case code:which(straw_xen) =/= non_existing andalso element(1, file:read_file_info("/dev/xen/evtchn")) =:= ok of
         true -> straw_xen;
         false -> straw_local
     end;
@@ -394,23 +396,16 @@ tell(Event, #state{subscribers = Subscribers}) ->
 
 %% Each reply gives the host new patience; none is needed when nothing is asked.
 -spec awaiting(#state{}) -> #state{}.
-awaiting(#state{watchdog = undefined} = State) ->
-    State#state{watchdog = erlang:start_timer(?PATIENCE, self(), watchdog)};
-awaiting(State) ->
-    State.
+awaiting(#state{open = 0} = State) -> State#state{open = 1, watchdog = erlang:start_timer(?PATIENCE, self(), watchdog)};
+awaiting(#state{open = Open} = State) -> State#state{open = Open + 1}.
 
 -spec answered(#state{}) -> #state{}.
-answered(#state{watchdog = Timer} = State) ->
-    _ = Timer =/= undefined andalso erlang:cancel_timer(Timer),
-    State1 = State#state{watchdog = undefined},
-    Open = map_size(State#state.asking) > 0 orelse lists:any(fun is_asked/1, maps:values(State#state.things)),
+answered(#state{open = Open, watchdog = Timer} = State) ->
+    _ = erlang:cancel_timer(Timer),
     case Open of
-        true -> awaiting(State1);
-        false -> State1
+        1 -> State#state{open = 0, watchdog = undefined};
+        _ -> State#state{open = Open - 1, watchdog = erlang:start_timer(?PATIENCE, self(), watchdog)}
     end.
-
--spec is_asked(#thing{}) -> boolean().
-is_asked(#thing{state = State}) -> State =:= asked.
 
 %% ---- handing out ----
 

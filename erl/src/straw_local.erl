@@ -149,8 +149,12 @@ incoming(#local{waiting = Waiting} = Local, News) ->
             incoming(Local, [{event, {unmapped, Refs}} | News]);
         {event, ?EVENT_DOMAIN_GONE, [Domid | _]} ->
             incoming(Local, [{event, {domain_gone, Domid}} | News]);
-        {error, Errno} ->
-            {down, Errno}
+        {error, Errno} when News =:= [] ->
+            {down, Errno};
+        {error, _} ->
+            %% What came before the end counts (a refused HELLO is answered, then hung up).
+            self() ! {irq, Local#local.host},
+            {lists:reverse(News), Local}
     end.
 
 -spec result(
