@@ -157,7 +157,7 @@ real_text(Text) ->
         Point > 16; Point < -3 ->
             [First | More] = Digits,
             [First, [[$. | More] || More =/= ""], $e, if Point > 0 -> $+; true -> $- end,
-             io_lib:format("~2..0b", [abs(Point - 1)])];
+             [$0 || abs(Point - 1) < 10], integer_to_binary(abs(Point - 1))];
         Point =< 0 -> ["0.", lists:duplicate(-Point, $0), Digits];
         Point >= Count -> [Digits, lists:duplicate(Point - Count, $0), ".0"];
         true -> [lists:sublist(Digits, Point), $., lists:nthtail(Point, Digits)]
