@@ -197,14 +197,16 @@ const uint8_t *read_crossing_pid(Decoder *d, const uint8_t *p, PyObject **value)
         if (*value == NULL)
             goto raised;
     } else {
-        if (d->missing == NULL) {
+        if (!d->takes) {
             Py_DECREF(key);
             fail(d, p, "no room for more processes of the other domain");
             return NULL;
         }
         /* for now one that differs from all others; the frame will be read again */
         *value = pid_new(c->state, (Atom *)Py_NewRef(c->peer_node), id, 0, 0);
-        if (*value == NULL || PyList_Append(d->missing, key) < 0) {
+        if (*value == NULL)
+            goto raised;
+        if ((d->missing == NULL && (d->missing = PyList_New(0)) == NULL) || PyList_Append(d->missing, key) < 0) {
             Py_CLEAR(*value);
             goto raised;
         }

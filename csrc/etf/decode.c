@@ -686,6 +686,7 @@ static PyObject *decode_compressed(Decoder *d, const uint8_t *p, const uint8_t *
         d->error = inner.error;
         d->error_at = p + 5; /* offsets within what was packed would mislead */
     }
+    d->missing = inner.missing;
     *next = d->end - PyBytes_GET_SIZE(tail);
 done:
     Py_XDECREF(zlib);
@@ -793,25 +794,19 @@ static PyObject *decode_call(PyObject *module, PyObject *const *args, Py_ssize_t
     d.start = view.buf;
     d.end = d.start + view.len;
     const uint8_t *p = d.start;
-    PyObject *term = NULL;
-    if (d.crossing == NULL) {
-        term = decode_all(&d, &p, prefix);
-    } else if ((d.missing = PyList_New(0)) != NULL) {
-        PyObject *missing = d.missing;
-        term = decode_all(&d, &p, 0);
-        if (term != NULL && PyList_GET_SIZE(missing) > 0) {
-            /* new processes of the peer: once they have pids here, the same once more */
-            Py_CLEAR(term);
-            PyObject *taken = PyObject_CallOneArg(d.crossing->take, missing);
-            if (taken != NULL) {
-                Py_DECREF(taken);
-                d.missing = NULL;
-                p = d.start;
-                term = decode_all(&d, &p, 0);
-            }
-        }
-        Py_DECREF(missing);
+    d.takes = d.crossing != NULL;
+    PyObject *term = decode_all(&d, &p, prefix);
+    if (d.missing != NULL && term != NULL) {
+        /* new processes of the peer: once they have pids here, the same once more */
+        Py_CLEAR(term);
+        PyObject *taken = PyObject_CallOneArg(d.crossing->take, d.missing);
+        d.takes = 0;
+        p = d.start;
+        if (taken != NULL)
+            term = decode_all(&d, &p, prefix);
+        Py_XDECREF(taken);
     }
+    Py_XDECREF(d.missing);
     PyBuffer_Release(&view);
     return term == NULL || !prefix ? term : Py_BuildValue("Nn", term, (Py_ssize_t)(p - d.start));
 }

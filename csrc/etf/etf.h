@@ -285,7 +285,8 @@ typedef struct {
     int dialect;
     int specials;          /* LOCAL_EXT and COMPRESSED are taken */
     Crossing *crossing;    /* borrowed; NULL: pids and references stand as they are */
-    PyObject *missing;     /* borrowed list: ids of the peer that are new; NULL: none is taken any more */
+    int takes;             /* ids of the peer that are new are noted */
+    PyObject *missing;     /* list of them; NULL: none yet */
     Py_ssize_t max_inflated;
     const char *error;     /* NULL after a failure: a Python exception is set */
     const uint8_t *error_at;

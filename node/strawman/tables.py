@@ -231,8 +231,8 @@ class PidTables:
         return (alias.tail, True) in self._words
 
     def reply(self, pid: Pid, message: Any) -> Reference | bool:
-        """Where a message to a process of ours goes: an alias that it answers; True: the pid, as any other message; False:
-        nowhere, for it is a reply that comes too late.
+        """Where a message to a process of ours goes: an alias that it answers; True: the pid, as any other message;
+        False: nowhere, for it is a reply that comes too late.
         """
         if type(message) is not tuple or len(message) != 2:
             return True
