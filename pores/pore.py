@@ -331,11 +331,14 @@ class Pore:
 
     @property
     def reason(self) -> str:
-        """Why nothing can be written any more: "", "peer_gone", "corrupt", "host_down", "refused"; "closed" by us."""
+        """Why nothing can be written any more: "", "peer_gone", "corrupt", "host_down", "refused"; "closed" by us.
+
+        "forked" in a child of fork(): its pores are the parent's.
+        """
         if not self._id:
             return self._reason or "closed"
         result = lib.pore_error(self._t, self._id)
-        return "closed" if result < 0 else REASONS.get(result, "")
+        return self.table.reason if result < 0 else REASONS.get(result, "")
 
     def fail(self, reason: str) -> None:
         """Ends it from our side, not yet closed: what arrived can be read, then PoreClosed(reason). The first stays."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from ._native import ffi, lib
+from .forked import give_up_in_child
 
 
 class PoreTable:
@@ -18,6 +19,9 @@ class PoreTable:
         # its table, whose finalizers run in any order.
         self._memory = ffi.new("uint64_t[]", lib.pore_table_size(capacity) // 8 + 1)
         self.cdata = lib.pore_table_init(self._memory, capacity)
+        #: why a pore of it that is not there is not there
+        self.reason = "closed"
+        give_up_in_child(self)
 
     def __len__(self) -> int:
         """Pores that are open or failed, but not closed."""
@@ -25,6 +29,11 @@ class PoreTable:
 
     def __bool__(self) -> bool:
         return True
+
+    def forked(self) -> None:
+        """We are a child: these pores are the parent's."""
+        self.reason = "forked"
+        lib.pore_table_forked(self.cdata)
 
     def close_owned(self, owner: int) -> int:
         """Closes all pores with this owner tag; how many. Their users get PoreClosed."""

@@ -29,6 +29,9 @@ size_t pore_table_size(uint32_t capacity);
 struct pore_table *pore_table_init(void *memory, uint32_t capacity);
 /* Of pore_table_new only. Closes every pore first. No other thread may use the table any more. */
 void pore_table_free(struct pore_table *table);
+/* In a child, after fork and before anything else of it uses the table: its pores are the parent's, so they are closed here,
+ * without waiting for anybody or telling anybody (no destructor either). The table can be used again. */
+void pore_table_forked(struct pore_table *table);
 /* Pores that are open or failed. */
 uint32_t pore_table_count(struct pore_table *table);
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from .._native import HostConnection, HostMessage
 from .._native import error as native_error
 from ..errors import BackendUnavailable, PoreError
+from ..forked import give_up_in_child
 from ..host import limits, wire
 from ..host.rundir import RunDir, is_trusted, peer_of
 from ..host.spawn import ensure_host
@@ -47,6 +48,7 @@ class LocalBackend:
         self._why = ""
         self.domid = 0
         self._loop.add_reader(self._fd, self._readable)
+        give_up_in_child(self)
 
     @classmethod
     async def connect(cls, rundir: Path | str | None = None, domid: int = 0, *, start: bool = True) -> LocalBackend:
@@ -282,6 +284,12 @@ class LocalBackend:
     async def close(self) -> None:
         """The domain ends. May be called twice."""
         self._end("closed")
+
+    def forked(self) -> None:
+        """We are a child: the domain is the parent's."""
+        self._closed = True
+        self._why = "forked"
+        self._connection.close()
 
     def _down(self) -> BackendUnavailable:
         return BackendUnavailable([("local", f"host_down: {self._why} ({self._where})")])

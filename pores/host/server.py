@@ -19,6 +19,7 @@ from collections import deque
 from pathlib import Path
 
 from ..errors import BackendUnavailable
+from ..forked import give_up_in_child, replace
 from ..xenstore.server import StoreServer
 from . import limits, wire
 from .allow import AllowList
@@ -59,6 +60,7 @@ class Host:
         self._closing = False
         self._empty = asyncio.Event()
         self._empty.set()
+        give_up_in_child(self)
 
     @property
     def domids(self) -> list[int]:
@@ -111,6 +113,14 @@ class Host:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def forked(self) -> None:
+        """We are a child: the host is the parent's, and ends with it."""
+        replace(*(client.fileno() for client in self._clients))
+        if self._listener is not None:
+            replace(self._listener.fileno())
+        if self._lock is not None:
+            replace(self._lock)
 
     async def wait_idle(self, seconds: float) -> None:
         """Return when there has been no domain for that long."""
@@ -310,6 +320,9 @@ class _Connection:
         else:
             self.send(wire.reply(wire.HELLO, seq, (self._domain.domid,)))
             self._loop.add_reader(self._socket, self._readable)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
     def send(self, packet: bytes, handed: int | socket.socket | None = None) -> None:
         """Send a packet, with a descriptor; later when the domain does not read now."""
