@@ -18,5 +18,7 @@ CHANNELS_PER_DOMAIN: Final = 2048
 #: Control connections in all, and of one user: others find room when one takes all that it gets.
 MAX_CONNECTIONS: Final = 512
 CONNECTIONS_PER_UID: Final = 256
+#: Those of all users together who may be no domain: they get no more than an answer.
+STRANGERS: Final = 16
 #: Packets that wait for a domain that does not read: more, and it is cut off.
 MAX_BACKLOG: Final = 4096

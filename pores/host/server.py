@@ -150,8 +150,11 @@ class Host:
             self._admit(client, peer_of(client).uid)
 
     def _admit(self, client: socket.socket, uid: int) -> None:
-        of_uid = sum(connection.uid == uid for connection in self._clients)
-        if len(self._clients) < limits.MAX_CONNECTIONS and of_uid < limits.CONNECTIONS_PER_UID:
+        if self.welcome(uid):
+            most, same = limits.CONNECTIONS_PER_UID, sum(one.uid == uid for one in self._clients)
+        else:
+            most, same = limits.STRANGERS, sum(not self.welcome(one.uid) for one in self._clients)
+        if len(self._clients) < limits.MAX_CONNECTIONS and same < most:
             client.setblocking(False)
             self._clients.add(_Connection(self, client, uid))
             return
@@ -160,8 +163,8 @@ class Host:
         now = asyncio.get_running_loop().time()
         if now - self._told_refused >= _LOG_EVERY:
             self._told_refused = now
-            text = "no more connections for uid %d, which has %d of %d (%d refused so far)"
-            log.warning(text, uid, of_uid, len(self._clients), self._refused)
+            text = "no more connections for uid %d: %d of its kind, %d in all (%d refused so far)"
+            log.warning(text, uid, same, len(self._clients), self._refused)
 
     def _event(self, domid: int, number: int, args: tuple[int, ...]) -> None:
         connection = self._connections.get(domid)

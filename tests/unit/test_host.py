@@ -330,6 +330,57 @@ def test_connections_of_a_user_and_in_all(
     assert [record.args[0] for record in caplog.records] == [os.getuid()]  # type: ignore[index]
 
 
+def test_strangers_do_not_take_the_room_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "STRANGERS", 3)
+    uid = 0xBAD
+    monkeypatch.setattr(server, "peer_of", lambda client: Peer(1, uid, 0))
+
+    async def test(host: Host) -> None:
+        nonlocal uid
+        silent = []
+        for _ in range(3):
+            silent.append(Client(host.rundir.socket))
+            uid += 1  # together, not each
+            while len(host._clients) < len(silent):
+                await asyncio.sleep(0.001)
+        late = Client(host.rundir.socket)
+        with pytest.raises(ConnectionResetError):
+            await late.packet()
+        silent.pop().close()
+        while len(host._clients) > 2:
+            await asyncio.sleep(0.001)
+        asks = Client(host.rundir.socket)
+        for op in (wire.DOMAINS, wire.HELLO):  # they are not told who is there, either
+            with pytest.raises((PermissionError, ConnectionError)):
+                await asks.ask(op)
+        uid = os.getuid()
+        welcome = Client(host.rundir.socket)
+        assert await welcome.hello() == 1
+        for client in (*silent, late, asks, welcome):
+            client.close()
+
+    run(tmp_path, test)
+
+
+def test_a_host_that_ends_tells_nobody_that_others_are_gone(tmp_path: Path) -> None:
+    async def test(host: Host) -> None:
+        clients = [Client(host.rundir.socket) for _ in range(4)]
+        domids = [await client.hello() for client in clients]
+        for client in clients:
+            for domid in domids:
+                if domid != domids[clients.index(client)]:
+                    _, (fd,) = await client.ask(wire.GRANT, domid, 1)
+                    os.close(fd)
+        await host.close()
+        for client in clients:
+            with pytest.raises(ConnectionResetError):
+                await client.event()
+            client.close()
+        assert not list((host.rundir.path / "dom").iterdir())
+
+    run(tmp_path, test)
+
+
 def test_folders_that_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "open"
     folder.mkdir()
