@@ -4,6 +4,7 @@
 #include "pore_nif.h"
 
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -49,6 +50,17 @@ NIF(nif_uid) {
     return enif_make_uint(env, (unsigned)geteuid());
 }
 
+/* Our own host service, or root's. */
+static bool is_trusted(uid_t uid) { return uid == 0 || uid == geteuid(); }
+
+/* By the kernel's word: who listens. */
+static int listener_check(int fd) {
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0) return -errno;
+    return is_trusted(peer.uid) ? 0 : -EPERM;
+}
+
 /* Whoever can write into the host's folder could play the host. */
 static int folder_check(const char *socket) {
     char folder[4096];
@@ -59,7 +71,7 @@ static int folder_check(const char *socket) {
     folder[slash - socket] = 0;
     if (lstat(folder, &status) < 0) return -errno;
     if (!S_ISDIR(status.st_mode)) return -ENOTDIR;
-    return status.st_uid != geteuid() || (status.st_mode & 077) ? -EPERM : 0;
+    return is_trusted(status.st_uid) && !(status.st_mode & 066) ? 0 : -EPERM;
 }
 
 /* host_connect(Path) -> {ok, Host} | {error, Errno}. Path is a binary without zero bytes: the socket in its folder. */
@@ -82,6 +94,7 @@ NIF(nif_host_connect) {
     term = enif_make_resource(env, host);
     host->lock = enif_mutex_create((char *)"pore_nif_host");
     error = host->lock ? host_connect(path, &host->host) : -ENOMEM;
+    if (!error) error = listener_check(host_fd(host->host));
     if (!error) error = polled_init(&host->polled, host_fd(host->host));
     if (!error) error = polled_start(env, host, &host->polled, enif_make_tuple2(env, atom_irq, term));
     if (error && host->polled.fd >= 0) host_end(env, host);

@@ -6,6 +6,8 @@
 -export([open/1, request/3, handle/2, describe/1, close/1]).
 -export([default_folder/0]).
 
+-include_lib("kernel/include/file.hrl").
+
 -record(local, {
     folder :: file:filename_all(),
     host :: pore_nif:host(),
@@ -31,13 +33,29 @@
 -define(RETRIES, 50).
 -define(RETRY_AFTER, 20).
 
-%% As the Python half has it: STRAWBRIDGE_HOST, else $XDG_RUNTIME_DIR/strawbridge, else /tmp/strawbridge-<uid>.
+%% As the Python half has it (docs/host-protocol.md): STRAWBRIDGE_HOST, else $XDG_RUNTIME_DIR/strawbridge, else
+%% /run/strawbridge-<uid> if it is there or could be made, else /tmp/strawbridge-<uid>.
 -spec default_folder() -> file:filename_all().
 default_folder() ->
     case {os:getenv("STRAWBRIDGE_HOST", ""), os:getenv("XDG_RUNTIME_DIR", "")} of
-        {"", ""} -> "/tmp/strawbridge-" ++ integer_to_list(pore_nif:uid());
-        {"", Runtime} -> filename:join(Runtime, "strawbridge");
-        {Given, _} -> Given
+        {"", ""} ->
+            Name = "strawbridge-" ++ integer_to_list(pore_nif:uid()),
+            Run = filename:join("/run", Name),
+            case filelib:is_dir(Run) orelse is_writable("/run") of
+                true -> Run;
+                false -> filename:join("/tmp", Name)
+            end;
+        {"", Runtime} ->
+            filename:join(Runtime, "strawbridge");
+        {Given, _} ->
+            Given
+    end.
+
+-spec is_writable(file:filename_all()) -> boolean().
+is_writable(Folder) ->
+    case file:read_file_info(Folder) of
+        {ok, #file_info{access = Access}} -> Access =:= write orelse Access =:= read_write;
+        {error, _} -> false
     end.
 
 -spec open(map()) -> {ok, #local{}} | {error, term()}.

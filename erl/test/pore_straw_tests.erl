@@ -139,11 +139,13 @@ nothing_held() ->
 
 nobody_there(Other, Domid) ->
     ok = straw_backend:stop(Other),
+    straw_test_host:wait_until(fun() ->
+        {ok, Domains} = straw_backend:domains(),
+        not lists:member(Domid, Domains)
+    end),
     ?assertError(badarg, pore_straw:open(Domid)),
     ?assertError(badarg, pore_straw:open(Domid, [1, 2, 3, 4, 5, 6, 7, 8], 1)),
-    nothing_held(),
-    Pid = spawn(fun() -> timer:sleep(infinity) end),
-    exit(Pid, kill).
+    nothing_held().
 
 closed(_Other, Domid) ->
     P = pore_straw:open(Domid),

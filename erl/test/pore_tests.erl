@@ -553,13 +553,21 @@ many_cycles({SA, _} = A, {SB, _} = B) ->
     end,
     Many(100),
     Before = state(),
-    Memory = erlang:memory(total),
+    Memory = memory(),
     Many(1000),
     straw_test_host:wait_until(fun() ->
         [garbage_collect(Process) || Process <- processes()],
         state() =:= Before
     end),
-    ?assert(erlang:memory(total) - Memory < 2000000).
+    ?assert(memory() - Memory < 2000000).
+
+%% Without its allocators (test-asan) the emulator can't say.
+memory() ->
+    try
+        erlang:memory(total)
+    catch
+        error:notsup -> 0
+    end.
 
 state() ->
     {ok, Fds} = file:list_dir("/proc/self/fd"),

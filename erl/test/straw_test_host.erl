@@ -13,13 +13,13 @@ start() ->
     %% The port's end is the end of the shell's input, and then of the host.
     Script = "\"$0\" -m pores.host --rundir \"$1\" 2>\"$1/log\" & echo $!; cat; kill $! 2>/dev/null; wait $!; rm -rf \"$1\"",
     Port = open_port({spawn_executable, "/bin/sh"}, [
-        {args, ["-c", Script, python(), Folder]}, {cd, root()}, {line, 100}, exit_status
+        {args, ["-c", Script, python(), Folder]}, {cd, root()}, {env, [{"LD_PRELOAD", false}]}, {line, 100}, exit_status
     ]),
     Pid =
         receive
             {Port, {data, {eol, Line}}} -> Line
         end,
-    wait_until(fun() -> element(1, file:read_file_info(filename:join(Folder, "host.sock"))) =:= ok end),
+    wait_until(fun() -> answers(list_to_binary(filename:join(Folder, "host.sock"))) end),
     #host{port = Port, folder = Folder, pid = Pid}.
 
 -spec stop(#host{}) -> ok.
@@ -53,6 +53,12 @@ wait_until(Fun, Turns) ->
         false ->
             timer:sleep(10),
             wait_until(Fun, Turns - 1)
+    end.
+
+answers(Socket) ->
+    case pore_nif:host_connect(Socket) of
+        {ok, Connection} -> pore_nif:host_close(Connection);
+        {error, _} -> false
     end.
 
 root() -> filename:dirname(filename:dirname(filename:dirname(filename:absname(code:which(pore_nif))))).
