@@ -20,7 +20,8 @@ import pytest
 from beamkit.beam import Beam, unique
 from beamkit.commandline import ROOT, CommandLine
 
-from node import Atom, LingPid, Node, etf
+from node import Atom, Node, etf
+from node.terms import LingPid
 from pores.aio import Membrane
 from pores.backends.local import LocalBackend
 from pores.keys import Terms
@@ -315,14 +316,20 @@ def test_a_peer_that_speaks_lings_dialect(cli: CommandLine, rundir: str, cookie:
                 [begin
                     Pid ! {envelope, buddy, M},
                     receive {straw_error, 9, {badarg, _}} -> told after 9000 -> no end
-                 end || M <- [self(), #{}, make_ref(), '\\x{20ac}']]
+                 end || M <- [fun() -> ok end, #{}, {self(), #{}}, '\\x{20ac}']]
                 """
             assert beam.eval(told, B=b.name) == "[told,told,told,told]"
-            # A pid of LING's own is a value to Python; a BEAM can't have it yet.
-            straw.send_nowait(etf.encode((ENVELOPE, INBOX, ours), dialect="ling"))
-            await b.rpc("export", Atom("far"), (Atom("nobody"), Atom(beam.name)), Atom("all"), False)
-            straw.send_nowait(etf.encode((ENVELOPE, Atom("far"), ours), dialect="ling"))
-            assert await b.counts("undelivered", 1) == 1
+            # A pid of LING's own is one of b's to a BEAM, and what it sends there goes back as LING's own.
+            beam.eval(
+                """
+                spawn(fun() -> register(straw_pong, self()),
+                    receive {ping, Pid} -> Pid ! {pong, Pid, node(Pid)} end end), ok
+                """
+            )
+            await b.rpc("export", Atom("far"), (Atom("straw_pong"), Atom(beam.name)), Atom("all"), False)
+            straw.send_nowait(etf.encode((ENVELOPE, Atom("far"), (Atom("ping"), ours)), dialect="ling"))
+            answer = etf.decode(await straw.receive(), dialect="ling")
+            assert answer == (ENVELOPE, ours, (Atom("pong"), ours, Atom(b.name)))
 
     run(cli, rundir, cookie, test)
 
