@@ -14,6 +14,7 @@ from node import _etf
 from node.etf import (
     BIG_BINARY,
     NO_PAYLOAD,
+    Crossing,
     FrameReader,
     Outbox,
     decode,
@@ -169,9 +170,90 @@ def work_terms() -> None:
         fails(Atom, "\ud800")
 
 
+class Tables:
+    """The least that a Crossing needs: ids that count, pids that are there already."""
+
+    def __init__(self, take: Callable[[Any], Any] | None = None, give: Callable[[Any], Any] | None = None) -> None:
+        own = Reference(NODE, 1, (1, 2, 0))
+        self.crossing = Crossing(6, 5, 7, own, PID, Atom("domain5@straw"), give or self.give, take or self.take, 2)
+
+    def give(self, wanted: list[tuple[Any, Any]]) -> list[int]:
+        numbers = []
+        for what, _ in wanted:
+            number = self.crossing.spent
+            self.crossing.spent += 1
+            if type(what) is Pid:
+                self.crossing.given[7 + number] = what
+                self.crossing.out[what] = 6 << 32 | 7 + number
+                number += 7
+            else:
+                self.crossing.refs[number] = what
+            numbers.append(number)
+        return numbers
+
+    def take(self, ids: list[int]) -> None:
+        for id in ids:
+            pid = Pid(NODE, id, 9, 9)
+            self.crossing.proxies[id] = pid
+            self.crossing.out[pid] = 5 << 32 | id
+
+
+ALIAS = ImproperList((Atom("alias"),), Reference(NODE, 70000, (1, 2, 3, 4, 5)))
+CROSSING_TERMS: list[Any] = [
+    [PID, (PID, ALIAS), {PID: [Pid(NODE, n, 1, 1) for n in range(40)]}, (PID, [ALIAS, 1])],
+    [Reference(Atom(f"n@{n}"), n, (n, 1, 0)) for n in range(5)] + [Reference(NODE, 1, (2**18, 1))],
+    [Reference(Atom("domain5@straw"), 0, (n,)) for n in range(3)],
+    TERMS,
+]
+THEIRS = [
+    encode([LingPid(0, 5, n) for n in range(40)], dialect="ling"),
+    encode({LingPid(0, 5, n): n for n in range(20)}, dialect="ling", ling_maps=True),
+    b"\x83h\x03r\0\1s\5local\0\0\0\0\1r\0\1s\x057:x@y\0\0\0\0\1es\5local\0\0\0\7\0",
+]
+
+
+def raises(*args: Any) -> Any:
+    raise ValueError("no")
+
+
+def work_crossing() -> None:
+    tables = Tables()
+    for dialect in ("otp", "ling"):
+        for term in CROSSING_TERMS if dialect == "otp" else CROSSING_TERMS[:3]:
+            data = encode(term, dialect=dialect, ling_maps=True, crossing=tables.crossing)
+            decode(data, crossing=tables.crossing)
+            for at in range(1, min(len(data), 400)):
+                for broken in (data[:at], data[:at] + b"\xff" + data[at + 1 :]):
+                    try:
+                        decode(broken, crossing=tables.crossing)
+                    except _etf_errors():
+                        pass
+    for data in THEIRS:
+        encode(decode(data, crossing=tables.crossing), crossing=tables.crossing)
+    fails(decode, encode(PID), crossing=tables.crossing)
+    fails(encode, [PID, LingPid(0, 5, 1)], dialect="ling", crossing=tables.crossing)
+
+
+def work_crossing_bad() -> None:
+    for give in (raises, lambda wanted: [], lambda wanted: ["x"] * len(wanted), lambda wanted: [2**40] * len(wanted)):
+        tables = Tables(raises, give)
+        for term in (CROSSING_TERMS[0], [PID, 1j]):
+            fails(encode, term, crossing=tables.crossing)
+        for data in THEIRS[:2]:
+            fails(decode, data, crossing=tables.crossing)
+            fails(decode, data, crossing=Tables(lambda ids: None).crossing)
+            fails(decode, data[:-1], crossing=tables.crossing)
+    fails(Crossing, 6, 5, 7, PID, PID, NODE, raises, raises, 2)
+    fails(Crossing, 2**40, 5, 7, Reference(NODE, 1, (1, 2, 0)), PID, NODE, raises, raises, 2)
+    fails(Crossing, 6, 5, 7, Reference(NODE, 1, (1,)), PID, NODE, raises, raises, 2)
+    fails(encode, 1, crossing=5)
+    fails(decode, b"\x83j", crossing=5)
+
+
 @pytest.mark.parametrize(
     "work",
-    [work_encode, work_encode_bad, work_decode, work_decode_bad, work_frames, work_terms],
+    [work_encode, work_encode_bad, work_decode, work_decode_bad, work_frames, work_terms]
+    + [work_crossing, work_crossing_bad],
     ids=lambda w: w.__name__,
 )
 def test_nothing_leaks(work: Callable[[], None]) -> None:

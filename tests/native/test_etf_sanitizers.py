@@ -16,7 +16,8 @@ FLAGS = ["-g", "-O1", "-std=c11", "-fno-omit-frame-pointer", "-fno-wrapv"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 TESTS = ["tests/unit/test_etf.py", "tests/unit/test_etf_maps.py", "tests/unit/test_etf_frames.py"]
 TESTS += ["tests/unit/test_etf_ling.py", "tests/unit/test_etf_golden.py", "tests/unit/test_terms.py"]
-TESTS += ["tests/property/test_etf_roundtrip.py"]
+TESTS += ["tests/unit/test_strawman_tables.py", "tests/property/test_etf_roundtrip.py"]
+TESTS += ["tests/property/test_straw_tables.py"]
 
 
 def library(gcc: str, name: str) -> str:
