@@ -130,44 +130,19 @@ def by_pore(sides: Any, index: int, ring: int) -> tuple[Send, Receive]:
     return send, receive
 
 
-def by_frames(sides: Any, index: int, ring: int) -> tuple[Send, Receive]:
-    """As a user of messages does: write_frame and read_frames."""
-    pore = open_pore(sides, index, ring)
-    CURRENT.append(pore)
+def by_messages(sides: Any, index: int, ring: int, gather: bool) -> tuple[Send, Receive]:
+    """As a user of messages does: send one by one, or post and flush."""
+    from pores.messages import Messages
+
+    messages = Messages(open_pore(sides, index, ring))
+    CURRENT.append(messages)
     if index == 0:
-        wake(pore)
-    write_frame, read_frames, wait_read, wait_write = (
-        pore.write_frame,
-        pore.read_frames,
-        pore.wait_read,
-        pore.wait_write,
-    )
-
-    def send(payload: bytes, frame: bytes) -> None:
-        while not write_frame(payload):
-            wait_write(max((ring or 16376) // 2, len(frame)))
-
-    def receive() -> int:
-        frames = read_frames()
-        while not frames:
-            wait_read(more=True)
-            frames = read_frames()
-        return len(frames)
-
-    return send, receive
+        wake(messages.pore)
+    send, receive = messages.post if gather else messages.send, messages.receive_all
+    return (lambda payload, frame: send(payload)), (lambda: len(receive()))
 
 
-BATCH = 64
-CURRENT: list[Any] = []  # the pore of this measurement
-
-
-def send_batches(pore: Any, payload: bytes, messages: int, ring: int) -> None:
-    while messages:
-        batch = [payload] * min(BATCH, messages)
-        done = pore.write_frames(batch)
-        messages -= done
-        if done < len(batch):
-            pore.wait_write(max((ring or 16376) // 2, len(payload) + HEAD))
+CURRENT: list[Any] = []  # the Messages of this measurement: not to be forgotten
 
 
 def wake(pore: Any) -> None:
@@ -202,8 +177,9 @@ MAKERS: dict[str, Callable[[Any, int], tuple[Send, Receive]]] = {
 
 def maker(transport: str) -> Callable[[Any, int], tuple[Send, Receive]]:
     name, _, size = transport.partition(":")
-    by = by_pore if name == "pore" else by_frames
-    return MAKERS.get(name) or (lambda sides, index: by(sides, index, int(size or 0)))
+    if name == "pore":
+        return lambda sides, index: by_pore(sides, index, int(size or 0))
+    return MAKERS.get(name) or (lambda sides, index: by_messages(sides, index, int(size or 0), name == "post"))
 
 
 def one(transport: str, what: str, size: int, messages: int, where: str) -> float:
@@ -224,11 +200,8 @@ def one(transport: str, what: str, size: int, messages: int, where: str) -> floa
                 os._exit(0)
         start = time.perf_counter()
         if what == "tp":
-            if transport.startswith("batch:"):
-                send_batches(CURRENT[0], payload, messages, int(transport[6:]))
-            else:
-                for _ in range(messages):
-                    send(payload, frame)
+            for _ in range(messages):
+                send(payload, frame)
             while not receive():
                 pass
         else:
@@ -247,6 +220,8 @@ def other_side(send: Send, receive: Receive, what: str, payload: bytes, frame: b
         while left:
             left -= receive()
         send(b"!", (1).to_bytes(HEAD, "big") + b"!")
+        for sender in CURRENT:
+            sender.flush()
         time.sleep(0.05)  # zmq sends from a thread of its own
         return
     for _ in range(messages):

@@ -8,8 +8,10 @@ Nothing here blocks but `wait_read` and `wait_write`, and nothing is copied but 
 from __future__ import annotations
 
 import errno
+import struct
 import time
 import warnings
+from array import array
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,16 +27,19 @@ if TYPE_CHECKING:
 __all__ = ["ACTIVE", "PASSIVE", "SPIN_DEFAULT", "Pore", "PoreInfo"]
 
 # The most that one read() without a limit takes.
-READ_MAX = 65536
+READ_MAX = 131072
 # The most frames that one read_frames() takes.
 FRAMES_MAX = 256
+# Frames up to here are copied out together and cut then; longer ones each by itself.
+_COPY_TWICE = 2048
 
 _POKE = lib.PORE_POKE
 _KINDS = {lib.PORE_STRAW: "straw", lib.PORE_TUBE: "tube", lib.PORE_XENSTORE: "xenstore"}
 
 # Bound once: these are called once a message.
 _read, _write, _unpack = lib.pore_read, lib.pore_write, ffi.unpack
-_read_frames, _write_frame = lib.pore_read_frames, lib.pore_write_frame
+_write_frame, _write_frames = lib.pore_write_frame, lib.pore_write_frames
+_take_frames, _wait_frames = lib.pore_take_frames, lib.pore_wait_frames
 
 
 class PoreInfo(NamedTuple):
@@ -71,7 +76,7 @@ class Pore:
     option), EMFILE (the table is full); PoreCorrupt: not laid out as agreed.
     """
 
-    __slots__ = ("__weakref__", "_buffer", "_ends", "_id", "_reason", "_t", "_two", "id", "table")
+    __slots__ = ("__weakref__", "_buffer", "_ends", "_id", "_inbox", "_reason", "_t", "_two", "id", "table")
 
     def __init__(self, table: PoreTable, id: int) -> None:
         self.table = table
@@ -82,6 +87,7 @@ class Pore:
         self._two = ffi.new("uint32_t[2]")
         self._buffer: Any = None
         self._ends: Any = None
+        self._inbox: Any = None
 
     # ---- makers ----
 
@@ -228,8 +234,8 @@ class Pore:
 
     def write_frames(self, messages: Sequence[bytes], poke: bool = True) -> int:
         """As write_frame, for many at once: how many of them, from the first on, were written whole."""
-        lengths = ffi.new("uint32_t[]", list(map(len, messages)))
-        n = lib.pore_write_frames(self._t, self._id, b"".join(messages), lengths, len(messages), poke)
+        lengths = ffi.from_buffer("uint32_t[]", array("I", map(len, messages)))
+        n = _write_frames(self._t, self._id, b"".join(messages), lengths, len(messages), poke)
         if n < 0:
             raise self._error(n, len(messages[0]))
         return n
@@ -240,26 +246,65 @@ class Pore:
         None: the descriptor becomes readable when there is more (wait_read(more=True) waits for it). PoreTooBig: the
         next one does not fit into READ_MAX or the ring; `size` is its length; read it with readinto, in pieces.
         """
+        inbox = self._inbox
+        if inbox is None:
+            inbox = self._new_inbox()
+        if poke:
+            n = _take_frames(inbox)
+        else:
+            inbox.flags = 0
+            n = _take_frames(inbox)
+            inbox.flags = _POKE
+        return self._frames(n) if n else []
+
+    def wait_frames(self, timeout: float | None = None) -> list[bytes]:
+        """As read_frames, but blocks until there is a frame; none when `timeout` seconds have passed.
+
+        Releases the GIL. Cheaper than read_frames and wait_read in turn.
+        """
+        inbox = self._inbox
+        if inbox is None:
+            inbox = self._new_inbox()
+        if timeout is None:
+            while (n := _wait_frames(inbox)) == -errno.EINTR:
+                pass  # Python's handlers of signals have run when we come here
+            return self._frames(n)
+        deadline = time.monotonic() + timeout
+        try:
+            while True:
+                inbox.timeout_us = max(0, int((deadline - time.monotonic()) * 1e6))
+                n = _wait_frames(inbox)
+                if n != -errno.EINTR:
+                    return self._frames(n) if n else []
+        finally:
+            inbox.timeout_us = -1
+
+    def _new_inbox(self) -> Any:
         if self._buffer is None:
             self._buffer = ffi.new("char[]", READ_MAX)
-        if self._ends is None:
-            self._ends = ffi.new("uint32_t[]", FRAMES_MAX)
-        buffer, ends = self._buffer, self._ends
-        n = _read_frames(self._t, self._id, buffer, READ_MAX, ends, FRAMES_MAX, poke)
+        self._ends = ffi.new("uint32_t[]", FRAMES_MAX)
+        fields = (self._t, self._id, self._buffer, READ_MAX, self._ends, FRAMES_MAX, _POKE, -1, 0)
+        self._inbox = ffi.new("struct pore_inbox *", fields)
+        return self._inbox
+
+    def _frames(self, n: int) -> list[bytes]:
+        """What the last call has read: n frames, or its error."""
+        buffer = self._buffer
         if n == 1:
-            return [_unpack(buffer, ends[0])]
-        if n > 1:
-            data, stops = _unpack(buffer, ends[n - 1]), _unpack(ends, n)
-            frames, start = [], 0
-            for stop in stops:
-                frames.append(data[start:stop])
-                start = stop
-            return frames
-        if n == -errno.EMSGSIZE:
-            raise PoreTooBig(ends[0], READ_MAX, "frame")
-        if n < 0:
+            return [_unpack(buffer, self._ends[0])]
+        if n <= 0:
+            if n == -errno.EMSGSIZE:
+                raise PoreTooBig(self._ends[0], READ_MAX, "frame")
             raise self._error(n)
-        return []
+        size = self._inbox.same
+        if size > _COPY_TWICE:
+            view = ffi.buffer(buffer)
+            return [view[start : start + size] for start in range(0, n * size, size)]
+        if size:
+            return list(struct.unpack(f"{size}s" * n, _unpack(buffer, n * size)))
+        stops = _unpack(self._ends, n)
+        data = _unpack(buffer, stops[-1])
+        return [data[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
 
     def poke(self) -> bool:
         """Tells the peer of what was read and written with poke=False, if it wants to know; whether it was told."""
@@ -359,6 +404,8 @@ class Pore:
         """
         if self._id:
             id, self._id = self._id, 0
+            if self._inbox is not None:
+                self._inbox.id = 0
             self._reason = reason
             lib.pore_close(self._t, id)
 

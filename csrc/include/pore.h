@@ -162,12 +162,29 @@ enum pore_what {
 };
 
 /* Waits until there are `slots` bytes or packets to read (PORE_IN; 0: any), or `slots` are free (PORE_OUT): spins, or offers
- * the peer our cpu, as far as that has paid before, then sleeps. 1: there is. 0: timeout (microseconds, < 0 = none). -EINTR: a signal; wait again.
- * -EPIPE and -EBADF also while it sleeps. */
+ * the peer our cpu, as far as that has paid before, then sleeps. 1: there is. 0: timeout (microseconds, < 0 = none).
+ * -EINTR: a signal; wait again. -EPIPE and -EBADF also while it sleeps. */
 int pore_wait(struct pore_table *table, pore_id id, int what, uint32_t slots, int64_t timeout_us);
 /* Only what pore_wait does before it sleeps, as far as that has paid here: 1: there is. 0: not yet. It may offer our cpu to
  * others, once or twice. */
 int pore_spin(struct pore_table *table, pore_id id, int what, uint32_t slots);
+
+/* What a reader of frames says again and again, in one piece: for callers to whom every argument is dear. */
+struct pore_inbox {
+    struct pore_table *table;
+    pore_id id;
+    void *to;
+    size_t length;
+    uint32_t *ends;
+    uint32_t count;
+    int flags;
+    int64_t timeout_us; /* of pore_wait_frames */
+    uint32_t same;      /* out: the length of all that were read, if they have the same */
+};
+/* pore_read_frames. */
+long pore_take_frames(struct pore_inbox *inbox);
+/* Waits as pore_wait does until a frame is whole, and reads as pore_read_frames. 0: timeout. */
+long pore_wait_frames(struct pore_inbox *inbox);
 
 /* ---- the end ---- */
 

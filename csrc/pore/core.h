@@ -120,8 +120,9 @@ void table_give_back(struct pore_table *table, struct pore *pore);
 pore_id table_publish(struct pore_table *table, struct pore *pore);
 void pore_fail_with(struct pore *pore, pore_id id, int reason); /* no lock held */
 
-/* pore.c: -errno that a reason means */
-int reason_error(int reason);
+/* pore.c */
+int reason_error(int reason); /* the -errno that a reason means */
+long take_frames(struct pore_inbox *inbox, int flags); /* pore_take_frames with these flags */
 
 /* wait.c */
 int event_drain(struct pore *pore, pore_id id); /* as backend.drain; fails the pore when the peer is gone */

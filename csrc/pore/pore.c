@@ -92,6 +92,10 @@ static long read_frames(struct side *side, void *to, size_t length, uint32_t *en
             if (size) ring_copy_out(r, at + 4, (uint8_t *)to + used, size);
             at += size + 4;
             ends[n++] = used += size;
+            if (at >= PART) {
+                ring_publish(r, at);
+                at = 0;
+            }
         }
         if (n || !announce) break;
         /* A part is there, perhaps: any more of it is what we wait for. */
@@ -137,6 +141,18 @@ long pore_read_frames(struct pore_table *table, pore_id id, void *to, size_t len
                       int flags) {
     return ends ? read_any(table, id, to, length, ends, count, flags) : -EINVAL;
 }
+
+long take_frames(struct pore_inbox *inbox, int flags) {
+    uint32_t *ends = inbox->ends, i = 1;
+    long n = pore_read_frames(inbox->table, inbox->id, inbox->to, inbox->length, ends, inbox->count, flags);
+    if (n > 0) {
+        while (i < n && ends[i] - ends[i - 1] == ends[0]) i++;
+        inbox->same = i == n ? ends[0] : 0;
+    }
+    return n;
+}
+
+long pore_take_frames(struct pore_inbox *inbox) { return take_frames(inbox, inbox->flags); }
 
 /* ---- writing ---- */
 

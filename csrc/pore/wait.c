@@ -345,3 +345,21 @@ int pore_wait(struct pore_table *table, pore_id id, int what, uint32_t slots, in
     waiter_leave(pore);
     return result;
 }
+
+long pore_wait_frames(struct pore_inbox *inbox) {
+    int64_t end = 0, left = inbox->timeout_us;
+    int last = 0;
+    long n;
+    if (left > 0) end = left > INT64_MAX / 2000 ? INT64_MAX : now_ns() + left * 1000;
+    for (;;) {
+        n = take_frames(inbox, inbox->flags | PORE_QUIET);
+        if (n || last) return n;
+        n = pore_wait(inbox->table, inbox->id, PORE_MORE, 0, left);
+        if (n < 0) return n;
+        last = !n;
+        if (left > 0) {
+            left = (end - now_ns()) / 1000;
+            if (left < 0) left = 0;
+        }
+    }
+}
