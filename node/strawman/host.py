@@ -62,6 +62,8 @@ async def look(rundir: str | None) -> HostInfo:
         place.check()
         if not answers(place):
             return HostInfo("local", f"{why}: no host service answers", None)
+        if not os.access(place.store, os.W_OK):
+            raise StrawError("not_allowed", 0, f"only its own user may look into the host service in {place.path}")
         store = await XenStore.connect(str(place.store))
         try:
             return HostInfo("local", f"{why}: the host service answers", await _domains(store))

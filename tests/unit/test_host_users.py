@@ -41,6 +41,7 @@ import asyncio, json, os, sys
 async def main():
     from pores.backends.local import LocalBackend
     from pores.errors import PoreError
+    from node.strawman.host import StrawError, look
     for line in sys.stdin:
         what = json.loads(line)
         try:
@@ -55,10 +56,14 @@ async def main():
                     store = await backend.store()
                     answer = {"domid": await store.read_integer("domid")}
                     await store.close()
+                case "look":
+                    answer = {"look": str(await look(what["host"]))}
         except (PoreError, OSError) as error:
             answer = {"error": str(error), "errno": error.errno}
+        except StrawError as error:
+            answer = {"error": str(error)}
         print(json.dumps(answer), flush=True)
-import pores.backends.local, encodings.idna
+import node.strawman.host, pores.backends.local, encodings.idna
 os.setgroups([]); os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))
 asyncio.run(main())
 """
@@ -119,6 +124,7 @@ def test_users_get_the_ids_of_the_file_and_strangers_none(place: Path) -> None:
             assert await bob.do("map", peer=2, refs=grant.refs) == {"read": "hello"}
             assert (await alice.do("map", peer=2, refs=grant.refs))["errno"] == errno.ENOENT
             assert await bob.do("store") == {"domid": 77}
+            assert "only its own user may look" in (await bob.do("look", host=str(place)))["error"]
             await backend.close()
         await host.close()
 
