@@ -12,7 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-__all__ = ["DeviceTransport", "SocketTransport", "StoreTransport", "default_path", "open_transport"]
+from .wire import HEADER, Op
+
+__all__ = ["DeviceTransport", "SocketTransport", "StoreTransport", "XenbusTransport", "default_path", "open_transport"]
 
 READ_SIZE: Final = 65_536
 DEFAULT_SOCKET: Final = "/var/run/xenstored/socket"
@@ -47,7 +49,7 @@ def _not_lost(error: OSError | None) -> None: ...
 class DeviceTransport:
     """Any descriptor that the loop can wait for; it is set non-blocking and belongs to the transport.
 
-    Messages are written one by one: Linux's xenbus device forgets what follows a message in one write.
+    Messages are written one by one, each in a write of its own.
     """
 
     def __init__(self, fd: int) -> None:
@@ -88,19 +90,27 @@ class DeviceTransport:
             self._lost(error)
             return
         if data:
-            self.on_data(data)
+            self._arrived(data)
         else:
             self._lost(None)
 
+    def _arrived(self, data: bytes) -> None:
+        self.on_data(data)
+
+    def _may_write(self) -> bool:
+        """Whether the next message may be written now; when it may again somebody calls _flush."""
+        return True
+
     def _flush(self) -> None:
         try:
-            while self._out:
+            while self._out and self._may_write():
                 data = self._out[0]
                 written = os.write(self._fd, data)
                 if written < len(data):
                     self._out[0] = data[written:]
                 else:
                     self._out.popleft()
+                    self._written()
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:
@@ -108,17 +118,57 @@ class DeviceTransport:
             self._out.clear()
             self._loop.call_soon(self._lost, error)
             return
-        if bool(self._out) != self._writing:
-            self._writing = bool(self._out)
+        blocked = bool(self._out) and self._may_write()
+        if blocked != self._writing:
+            self._writing = blocked
             if self._writing:
                 self._loop.add_writer(self._fd, self._flush)
             else:
                 self._loop.remove_writer(self._fd)
 
+    def _written(self) -> None:
+        """A whole message is written."""
+
     def _lost(self, error: OSError | None) -> None:
         if self._fd >= 0:
             self.close()
             self.on_lost(error)
+
+
+class XenbusTransport(DeviceTransport):
+    """Linux's /dev/xen/xenbus: one request at a time.
+
+    The device keeps one buffer per open file, and what it sends later is what is in it then: a request that is written
+    before the last one was answered takes its place (drivers/xen/xenbus/xenbus_dev_frontend.c, xenbus_xs.c:
+    xenbus_dev_request_and_reply). Worse, a WATCH that is written while an answer is under way waits for the thread
+    that waits for it, and the whole domain has no store any more. And it forgets what follows a message in one write.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        self._asked = False
+        self._part = b""
+        """The beginning of a message that has not come whole."""
+
+    def _may_write(self) -> bool:
+        return not self._asked
+
+    def _written(self) -> None:
+        self._asked = True
+
+    def _arrived(self, data: bytes) -> None:
+        part = self._part + data
+        while len(part) >= HEADER.size:
+            op, _, _, size = HEADER.unpack_from(part)
+            if len(part) < HEADER.size + size:
+                break
+            if op != Op.WATCH_EVENT:
+                self._asked = False
+            part = part[HEADER.size + size :]
+        self._part = part
+        self.on_data(data)
+        if self._fd >= 0:
+            self._flush()
 
 
 class SocketTransport(DeviceTransport):
@@ -148,7 +198,7 @@ async def open_transport(target: str | os.PathLike[str] | socket.socket | None) 
     path = os.fspath(default_path() if target is None else target)
     mode = os.stat(path).st_mode
     if stat.S_ISCHR(mode):
-        return DeviceTransport(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
+        return XenbusTransport(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
     if not stat.S_ISSOCK(mode):
         raise OSError(errno.ENOTSOCK, "neither a socket nor a device", path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
