@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import re
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,9 @@ from typing import Any
 import pytest
 
 from node import Atom, GenServer, LocalProtocolError, Node, Process, StrawError
+from pores._native import straw_pages
+from pores.messages import Messages
+from pores.pore import ACTIVE, PASSIVE, Pore
 
 
 class Calc(GenServer):
@@ -119,3 +125,23 @@ def test_the_script_in_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with buddy.blocking:
         exec(script, names)
     assert (names["domid"], names["answer"]) == (5, (Atom("hello"), Atom("hello")))
+
+
+def test_the_messages_in_the_guide() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "straws.md").read_text()
+    (script,) = re.findall(r"^```python\n(from pores.messages .*?)^```", guide, re.MULTILINE | re.DOTALL)
+    memory = os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(memory, straw_pages(1 << 20) * 4096)
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    ends = [end.detach() for end in socket.socketpair()]
+    ours, theirs = (
+        Pore.straw(memory, end, role=role, ring_bytes=1 << 20)
+        for end, role in zip(ends, (ACTIVE, PASSIVE), strict=True)
+    )
+    os.close(memory)
+    with theirs, Messages(theirs) as messages:
+        messages.send(b"back")
+        names: dict[str, Any] = {"pore": ours}
+        exec(script, names)
+        assert names["frame"] == b"back" and ours.closed
+        assert list(messages) == [b"leaves now", b"leaves with others"]
