@@ -198,6 +198,9 @@ handle_call({active, Active}, _From, S) ->
     reply(ok, deliver([], look(S#s{active = credit(Active, S#s.active)})));
 handle_call({take, owner, Pid}, _From, S) ->
     reply(ok, look(owned_by(Pid, S)));
+handle_call({take, Module, _Argument}, _From, #s{user = {module, Module, _}} = S) ->
+    % it was taken already: whoever has it was started anew
+    reply(ok, S);
 handle_call({take, Module, Argument}, _From, S) ->
     State = Module:init(Argument, info_of(S)),
     reply(ok, look((disowned(S))#s{user = {module, Module, State}, active = infinity}));
