@@ -488,10 +488,17 @@ static int read_ref(Walk *w)
 
 static int walk_ref(Walk *w)
 {
+    static const char nobody[] = "nonode@nohost";
     const uint8_t *begin = w->p;
+    TranscodeName ref;
     int result = read_ref(w);
-    if (result < 0 || w->t->way == TRANSCODE_TO_OTP)
-        return result; /* a BEAM's reference crosses to another as it is */
+    if (result < 0)
+        return result;
+    if (w->t->way == TRANSCODE_TO_OTP) { /* a BEAM's reference crosses to another as it is, if it tells the node */
+        transcode_ref(begin, &ref);
+        if (ref.creation != 0 || ref.node_size != sizeof nobody - 1 || memcmp(ref.node, nobody, ref.node_size) != 0)
+            return 0;
+    }
     return hole(w, begin, begin, PIECE_REF);
 }
 

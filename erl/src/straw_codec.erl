@@ -123,6 +123,8 @@ fill_ref(What, Wire, From, Pieces, Dialect, Last, Done, Ids) ->
             fill_out(Pieces, Dialect, Last, [Done, ref_bytes(Dialect, Node, 0, Words)], More);
         {table, Node, Words, More} ->
             fill_out(Pieces, Dialect, Last, [Done, ref_bytes(Dialect, Node, 1, Words)], More);
+        {here, Node, Words, More} ->
+            fill_out(Pieces, Dialect, Last, [Done, ref_bytes(Dialect, Node, 2, Words)], More);
         {error, Reason, More} -> {error, Reason, More}
     end.
 
@@ -131,7 +133,7 @@ fill_ref(What, Wire, From, Pieces, Dialect, Last, Done, Ids) ->
 pid_bytes(Domid, Id) -> <<160, 0:64, Domid:32, Id:32>>.
 
 %% A LING takes NEW_REFERENCE_EXT and latin-1.
--spec ref_bytes(ling | otp, binary(), 0..1, [non_neg_integer()]) -> binary().
+-spec ref_bytes(ling | otp, binary(), 0..2, [non_neg_integer()]) -> binary().
 ref_bytes(ling, Node, Creation, Words) ->
     Latin1 = unicode:characters_to_binary(Node, utf8, latin1),
     <<114, (length(Words)):16, 115, (byte_size(Latin1)), Latin1/binary, Creation, << <<Word:32>> || Word <- Words >>/binary>>;

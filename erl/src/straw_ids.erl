@@ -34,6 +34,8 @@
 -define(REF_WORD, (1 bsl 18)).
 %% The creation of references of our table; a LING's own have 0.
 -define(TABLE, 1).
+%% The creation of references of a VM without a name: 'nonode@nohost' would be the receiver's own.
+-define(NAMELESS, 2).
 
 -record(entry, {what :: {alias | ref, reference()},
                 key :: pos_integer(),
@@ -234,11 +236,14 @@ take_own(Id, #ids{peer = Peer} = Ids) -> take(Peer, Id, Ids).
 
 %% A reference goes out. {own, Words}: the peer's own comes back to it (a LING's). {foreign, Node, Words}: as a reference
 %% of that node with creation 0, which tells it all. {table, ...}: one of ours stands for it until the reply has passed,
-%% with creation 1.
+%% with creation 1. {here, ...}: one of this VM, which has no name: with creation 2.
 -spec refer({alias | ref, reference()}, wire_ref() | undefined, pid() | undefined, ids()) ->
           {own, [non_neg_integer()], ids()} |
-          {foreign | table, binary(), [non_neg_integer()], ids()} |
+          {foreign | here | table, binary(), [non_neg_integer()], ids()} |
           {error, reason(), ids()}.
+refer({ref, _}, {<<"nonode@nohost">>, 0, [First | More] = Words}, _Owner, #ids{dialect = Dialect, our_node = Node} = Ids)
+  when Dialect =:= otp; First < ?REF_WORD, length(More) < 3 ->
+    {here, Node, Words, Ids};
 refer({ref, _} = What, {Node, Creation, [First | More] = Words}, Owner, #ids{peer_node = Peer} = Ids)
   when First < ?REF_WORD, length(More) < 3 ->
     case Creation =:= 0 andalso Node =:= atom_to_binary(Peer, utf8) of
@@ -324,6 +329,7 @@ restore_ours({Node, ?TABLE, [A, B, C]} = Ref, #ids{our_node = Node, refs = Refs}
         #{Key := #entry{what = What} = Entry} -> {entry, What, Entry, Ids};
         #{} -> {late, Ref, Ids}
     end;
+restore_ours({Node, ?NAMELESS, Words}, #ids{our_node = Node} = Ids) -> {ref, {<<"nonode@nohost">>, 0, pad(Words)}, Ids};
 restore_ours(Ref, Ids) -> known_node(Ref, Ids).
 
 %% The node and creation that refer/4 told a LING in a node's name.

@@ -78,7 +78,7 @@ random(Depth, Dialect) ->
         4 -> lists:nth(rand:uniform(5), [ok, alias, 'a b', '', '\x{ff}']);
         5 -> rand:bytes(rand:uniform(200) - 1);
         6 -> <<(rand:uniform(1 bsl 20)):(rand:uniform(20))>>;
-        7 -> make_ref();
+        7 -> ref(<<"nonode@other1">>, rand:uniform(1000), [rand:uniform(1000), rand:uniform(1000), rand:uniform(1000)]);
         8 -> [random(Depth - 1, Dialect) || _ <- lists:seq(1, rand:uniform(5))];
         9 -> [random(Depth - 1, Dialect) | random(0, Dialect)];
         10 -> list_to_tuple([random(Depth - 1, Dialect) || _ <- lists:seq(1, rand:uniform(5) - 1)]);
@@ -407,14 +407,30 @@ references_expire_test() ->
     {ok, Frame, _} = encode(buddy, [Tag], Server),
     ?assertMatch({ok, buddy, [Tag], _}, decode(Frame, Expired)).   % it stands for nothing any more
 
+references_of_a_vm_without_a_name_test_() ->
+    [{atom_to_list(Dialect), fun() ->
+        ?assertEqual(nonode@nohost, node()),
+        Refs = [make_ref(), monitor(process, self()) | [erlang:alias() || Dialect =:= otp]],
+        {buddy, There, Both} = pass(buddy, Refs, ids(Dialect)),
+        [?assertEqual('domain7@straw', node(Ref)) || Ref <- There],   % not one of its own
+        {buddy, Back, {_, Ours}} = pass(buddy, There, flip(Both)),
+        ?assertEqual(Refs, Back),
+        ?assertEqual(nothing(), counts(Ours))
+     end} || Dialect <- [otp, ling]].
+
 plain_references_test() ->
     %% over to a LING and back without a table
-    Ref = make_ref(),
+    Ref = ref(<<"nonode@other1">>, 77, [1, 2, 3]),
     {Ours, _} = ids(ling),
     {ok, Frame, After} = encode(buddy, {self(), Ref}, Ours),
     ?assertEqual((nothing())#{pids => 1}, counts(After)),
-    {match, [Wire]} = re:run(Frame, <<"r\\x00\\x03s\\x0f0:nonode@nohost\\x00.{12}$">>, [dotall, {capture, first, binary}]),
+    Wire = <<114, 3:16, 115, 16, "77:nonode@other1", 0, 1:32, 2:32, 3:32>>,
+    ?assertEqual(Wire, binary:part(Frame, byte_size(Frame), -byte_size(Wire))),
     ?assertMatch({ok, buddy, Ref, _}, decode(to_buddy(Wire), Ours)),
+    %% and of a VM without a name
+    {ok, Own_frame, _} = encode(buddy, ref(<<"nonode@nohost">>, 0, [1, 2, 3]), Ours),
+    Own_wire = <<114, 3:16, 115, 13, "domain7@straw", 2, 1:32, 2:32, 3:32>>,
+    ?assertEqual(Own_wire, binary:part(Own_frame, byte_size(Own_frame), -byte_size(Own_wire))),
     %% a LING drops zeros at the end
     Zeros = ref(<<"nonode@other2">>, 77, [5, 0, 0]),
     ?assertMatch({ok, buddy, Zeros, _},
