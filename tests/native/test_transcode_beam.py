@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # lingkit; there is no __init__.py below tests/
+
+import lingkit.ext
 
 from node.errors import DecodeError, EncodeError
 from node.etf import decode, encode
@@ -76,7 +81,8 @@ class Pipe:
     def __init__(self, runtime: Runtime, ebin: Path) -> None:
         self.process = subprocess.Popen(
             [runtime.erl, "-noshell", "-pa", str(ebin), "-eval", "straw_codec_pipe:main()."],
-            env=clean_env(ERL_CRASH_DUMP="/dev/null", **runtime.env), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=clean_env(ERL_CRASH_DUMP="/dev/null", **runtime.env),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def ask(self, command: str, data: bytes) -> bytes | str:
@@ -129,6 +135,15 @@ def test_the_same_addresses(pipe: Pipe, addr: Any) -> None:
     again = pipe.ask("again otp", encode_envelope(addr, 1))
     assert isinstance(again, bytes)
     assert decode_envelope(again) == Envelope(Atom(addr) if isinstance(addr, str) else addr, 1)
+
+
+def test_what_goes_through_a_ling_comes_back(pipe: Pipe) -> None:
+    """Pids, references and all: read and written again by a LING (tests/lingkit)."""
+    for seed in range(400):
+        frame = pipe.ask("send ling", seed.to_bytes(4, "big"))
+        assert isinstance(frame, bytes), frame
+        assert pipe.ask("back ling", lingkit.ext.encode(lingkit.ext.decode(frame, 5), 5)) == b"same", seed
+        assert isinstance(pipe.ask("send otp", seed.to_bytes(4, "big")), bytes)
 
 
 JSON_MESSAGES: list[Any] = [
