@@ -97,7 +97,7 @@ def test_messages_both_ways(on: Stage, opener: str) -> None:
 def test_many_large_messages_both_ways_at_once(on: Stage, opener: str) -> None:
     """Far more than the rings hold, in both directions: neither side waits for the other to read first."""
     ling, node = both(on, opener)
-    sending = ling.start("send", to={"t": [6, {"a": "inbox"}]}, msg={"b": "y" * LARGE}, times=30)
+    sending = ling.start("send", to={"t": [6, {"a": "inbox"}]}, msgs=[{"b": "y" * LARGE}], times=30)
     for n in range(30):
         assert node.send(5, "buddy", (n, b"z" * LARGE)) is Atom("ok")
     assert ling.result(sending) == {}

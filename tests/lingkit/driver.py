@@ -88,7 +88,7 @@ class LingProcess:
 
     def send(self, to: Any, message: Any, times: int = 1) -> str:
         """To ! Message. "" or the error that the sender would have."""
-        return self.do("send", to=to_json(to), msg=to_json(message), times=times).get("error", "")
+        return self.do("send", to=to_json(to), msgs=[to_json(message)], times=times).get("error", "")
 
     def next(self, name: str, limit: float = LIMIT) -> Any:
         """The next message of an inbox."""

@@ -100,9 +100,10 @@ class Ling:
         self._say({"id": number, **result})
 
     def _do_send(self, me: Process, what: dict[str, Any]) -> Code:
-        to, message = from_json(what["to"]), from_json(what["msg"])
+        to, messages = from_json(what["to"]), from_json(what["msgs"])
         for _ in range(what.get("times", 1)):
-            yield from self.man.send(to, message)
+            for message in messages:
+                yield from self.man.send(to, message)
         return {}
 
     def _do_open(self, me: Process, what: dict[str, Any]) -> Code:
