@@ -185,7 +185,7 @@ def test_everybody_reaches_everybody(start_beam: Callable[..., Beam], rundir: st
 
 @pytest.mark.usefixtures("epmd_env", "host")
 def test_in_json_too(start_beam: Callable[..., Beam], rundir: str) -> None:
-    """By registered name, which is all that JSON can address: between domains, and to and from those behind a gateway."""
+    """By registered name, which is all that JSON can address: between domains, and those behind a gateway."""
 
     async def test() -> None:
         async with everybody(start_beam, rundir) as picture:
