@@ -65,7 +65,8 @@ long get_words(ErlNifEnv *env, ERL_NIF_TERM list, uint32_t most, uint32_t **word
 
 int polled_init(struct polled *p, int fd) {
     p->fd = -1;
-    p->over = p->monitored = p->selected = false;
+    atomic_init(&p->over, false);
+    p->monitored = p->selected = false;
     p->lock = enif_mutex_create((char *)"pore_nif");
     if (!p->lock) return -ENOMEM;
     p->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
@@ -77,18 +78,19 @@ int polled_init(struct polled *p, int fd) {
 int polled_start(ErlNifEnv *env, void *object, struct polled *p, ERL_NIF_TERM message) {
     if (!enif_self(env, &p->owner) || enif_monitor_process(env, object, &p->owner, &p->monitor)) return -ESRCH;
     p->monitored = true;
-    polled_arm(env, object, p, message, false);
-    return 0;
+    return polled_arm(env, object, p, message, false) ? 0 : -EBADF;
 }
 
-void polled_arm(ErlNifEnv *env, void *object, struct polled *p, ERL_NIF_TERM message, bool writable) {
+bool polled_arm(ErlNifEnv *env, void *object, struct polled *p, ERL_NIF_TERM message, bool writable) {
+    int done = -1;
     enif_mutex_lock(p->lock);
     if (!p->over) {
-        p->selected = true;
-        if (writable) enif_select_write(env, p->fd, object, &p->owner, message, NULL);
-        else enif_select_read(env, p->fd, object, &p->owner, message, NULL);
+        done = writable ? enif_select_write(env, p->fd, object, &p->owner, message, NULL)
+                        : enif_select_read(env, p->fd, object, &p->owner, message, NULL);
+        if (done >= 0) p->selected = true;
     }
     enif_mutex_unlock(p->lock);
+    return done >= 0;
 }
 
 void polled_stop(int fd) {

@@ -36,7 +36,7 @@ extern struct held held;
 struct polled {
     ErlNifMutex *lock; /* guards `over` against arming: nothing is armed after the end */
     int fd;            /* a duplicate, closed by `stop`; -1: none */
-    bool over;
+    atomic_bool over;
     bool monitored, selected;
     ErlNifPid owner;
     ErlNifMonitor monitor;
@@ -46,8 +46,8 @@ struct polled {
 int polled_init(struct polled *p, int fd);
 /* The owner's death ends it (the type's down callback), and the fd is polled from now on. 0 or -errno. */
 int polled_start(ErlNifEnv *env, void *object, struct polled *p, ERL_NIF_TERM message);
-/* Once: `message` to the owner when the fd is readable (writable: when it is that). */
-void polled_arm(ErlNifEnv *env, void *object, struct polled *p, ERL_NIF_TERM message, bool writable);
+/* Once: `message` to the owner when the fd is readable (writable: when it is that). false: it has ended. */
+bool polled_arm(ErlNifEnv *env, void *object, struct polled *p, ERL_NIF_TERM message, bool writable);
 /* true: this call is the one that ends it. */
 bool polled_over(ErlNifEnv *env, void *object, struct polled *p);
 /* For the types' stop callbacks. */

@@ -11,7 +11,8 @@ static struct nif_pore *get(ErlNifEnv *env, ERL_NIF_TERM term) {
 }
 
 ERL_NIF_TERM error_pore(ErlNifEnv *env, struct nif_pore *pore, long error) {
-    if (error == -EBADF) return error_tuple(env, "closed");
+    /* A pore that is being closed hangs up first. */
+    if (error == -EBADF || atomic_load(&pore->polled.over)) return error_tuple(env, "closed");
     if (error == -EBADMSG) return error_tuple(env, "corrupt");
     if (error == -EPIPE) {
         switch (pore_error(pores, pore->id)) {

@@ -36,6 +36,8 @@ tests() ->
         {no_poke_is_lost, fun no_poke_is_lost/2},
         {hostile_indexes, fun hostile_indexes/2},
         {opened_wrongly, fun opened_wrongly/2},
+        {hostile_words_at_any_time, fun hostile_words/2},
+        {many_processes_on_one_pore, fun many_processes/2},
         {many_cycles, fun many_cycles/2}
     ].
 
@@ -531,6 +533,101 @@ opened_wrongly({SA, DA}, {SB, DB}) ->
     true = pore:close(Passive),
     true = pore:close(Active),
     [ok = straw_backend:give_back(Thing) || Thing <- [Mapping, Grant, Ours, Theirs]].
+
+%% A peer that writes anything into the shared words while we work: values come back, and once it is found out, that stays.
+hostile_words(A, B) ->
+    [
+        begin
+            Before = memories(),
+            {P, Q} = straw(A, B, Options),
+            [Memory | _] = memories() -- Before,
+            {ok, File} = file:open(Memory, [read, write, raw, binary]),
+            Worst = [0, 1, 16375, 16376, 4096, 16#7FFFFFFF, 16#80000000, 16#FFFFFFFF],
+            [
+                begin
+                    Word = lists:nth(rand:uniform(length(Words)), Words),
+                    Value = lists:nth(rand:uniform(8), Worst),
+                    ok = file:pwrite(File, Word, <<Value:32/little>>),
+                    value(step(lists:nth(rand:uniform(2), [P, Q])))
+                end
+             || _ <- lists:seq(1, 60)
+            ],
+            ok = file:close(File),
+            [true, true] = [pore:close(Pore) || Pore <- [P, Q]]
+        end
+     || {Options, Words} <- [
+            {#{}, [0, 4, 8, 12]},
+            {#{ring_bytes => 4096, suppress => true}, [64 * N || N <- lists:seq(0, 8)]}
+        ],
+        _ <- lists:seq(1, 40)
+    ],
+    flush().
+
+step(Pore) ->
+    Data = binary:copy(<<"d">>, rand:uniform(5000)),
+    case rand:uniform(9) of
+        1 -> pore:avail(Pore);
+        2 -> pore:read(Pore, rand:uniform(20000) - 1);
+        3 -> pore:read_frames(Pore, rand:uniform(20000) - 1);
+        4 -> pore:write(Pore, Data);
+        5 -> pore:write_frames(Pore, [Data, <<>>, Data]);
+        6 -> pore:slots(Pore);
+        7 -> pore:notify_when(Pore, rand:uniform(4000));
+        8 -> pore:info(Pore);
+        9 -> pore:poke(Pore)
+    end.
+
+value({error, Reason}) -> true = lists:member(Reason, [corrupt, peer_gone, closed, host_down]);
+value({In, Out}) when is_integer(In), is_integer(Out) -> true;
+value({ok, _}) -> true;
+value({big, N}) when is_integer(N) -> true;
+value(Value) -> true = is_integer(Value) orelse is_binary(Value) orelse is_boolean(Value) orelse is_map(Value).
+
+%% Whoever knows a pore may use it, at any time: also while it is being closed, or its owner dies.
+many_processes({SA, _} = A, {SB, _} = B) ->
+    [
+        begin
+            Self = self(),
+            Owner = spawn(fun() ->
+                {P, Q} = straw(A, B),
+                Self ! {straw, P, Q},
+                receive
+                    close -> [pore:close(Pore) || Pore <- [P, Q]]
+                end
+            end),
+            {P, Q} =
+                receive
+                    {straw, P0, Q0} -> {P0, Q0}
+                end,
+            Users = [spawn_monitor(fun() -> hammer([P, Q], 300) end) || _ <- lists:seq(1, 6)],
+            timer:sleep(rand:uniform(5)),
+            case How of
+                close -> Owner ! close;
+                kill -> exit(Owner, kill);
+                stranger -> [pore:close(Pore) || Pore <- [P, Q]]
+            end,
+            [
+                receive
+                    {'DOWN', Monitor, process, Pid, Why} -> ?assertEqual(normal, Why)
+                end
+             || {Pid, Monitor} <- Users
+            ],
+            exit(Owner, kill)
+        end
+     || How <- [close, kill, stranger], _ <- lists:seq(1, 10)
+    ],
+    nothing_held([SA, SB]).
+
+hammer(_Pores, 0) ->
+    ok;
+hammer(Pores, N) ->
+    try
+        value(step(lists:nth(rand:uniform(2), Pores)))
+    catch
+        %% poke of a closed one
+        error:badarg -> ok
+    end,
+    hammer(Pores, N - 1).
 
 %% 1,000 times: nothing is left, neither descriptors, nor memory, nor what the host keeps for us.
 many_cycles({SA, _} = A, {SB, _} = B) ->

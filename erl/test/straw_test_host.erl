@@ -61,7 +61,10 @@ answers(Socket) ->
         {error, _} -> false
     end.
 
-root() -> filename:dirname(filename:dirname(filename:dirname(filename:absname(code:which(pore_nif))))).
+%% The repository, wherever the modules were put.
+root() ->
+    Source = proplists:get_value(source, pore_nif:module_info(compile)),
+    filename:dirname(filename:dirname(filename:dirname(Source))).
 
 python() ->
     case {os:getenv("PYTHON"), filename:join(root(), ".venv/bin/python")} of
