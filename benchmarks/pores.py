@@ -14,11 +14,13 @@ import argparse
 import asyncio
 import contextlib
 import fcntl
+import mmap
 import multiprocessing
 import os
 import platform
 import socket
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -159,6 +161,8 @@ def prepare(transport: str, folder: str) -> Any:
         return multiprocessing.Pipe()
     if name == "py-zmq":
         return f"{folder}/zmq"
+    import pores.messages
+    import pores.straw  # noqa: F401
     from pores._native import straw_pages
 
     memory = os.memfd_create("bench", os.MFD_ALLOW_SEALING)
@@ -195,9 +199,11 @@ def one(transport: str, what: str, size: int, messages: int, where: str) -> floa
         send, receive = maker(transport)(sides, 1 if child == 0 else 0)
         if child == 0:
             try:
+                mark(1)
                 other_side(send, receive, what, payload, frame, messages)
             finally:
                 os._exit(0)
+        mark(0)
         start = time.perf_counter()
         if what == "tp":
             for _ in range(messages):
@@ -210,8 +216,24 @@ def one(transport: str, what: str, size: int, messages: int, where: str) -> floa
                 while not receive():
                     pass
         spent = time.perf_counter() - start
+        mark(0, end=True)
         os.waitpid(child, 0)
+    CPU.append(used() / messages * 1e6)
     return size * messages / spent / 1e6 if what == "tp" else spent / messages * 1e6
+
+
+CPU: list[float] = []  # microseconds of both sides per message
+SHARED = mmap.mmap(-1, 32)  # of both processes: their processor times at the start and at the end
+
+
+def mark(index: int, end: bool = False) -> None:
+    struct.pack_into("d", SHARED, 16 * index + 8 * end, time.process_time())
+
+
+def used() -> float:
+    """Seconds of cpu that both sides have used between their marks."""
+    start0, end0, start1, end1 = struct.unpack("dddd", SHARED)
+    return end0 - start0 + end1 - start1
 
 
 def other_side(send: Send, receive: Receive, what: str, payload: bytes, frame: bytes, messages: int) -> None:
@@ -222,69 +244,53 @@ def other_side(send: Send, receive: Receive, what: str, payload: bytes, frame: b
         send(b"!", (1).to_bytes(HEAD, "big") + b"!")
         for sender in CURRENT:
             sender.flush()
+        mark(1, end=True)
         time.sleep(0.05)  # zmq sends from a thread of its own
         return
     for _ in range(messages):
         while not receive():
             pass
         send(payload, frame)
+    mark(1, end=True)
     time.sleep(0.05)
 
 
 # ---- asyncio: streams over a unix socket, and a pore whose descriptor the loop polls ----
 
 
-class PoreStream:
-    """The least that asyncio needs: a future for the reader, one for the writer."""
+def open_straw(pore: Any, ring: int) -> Any:
+    """A straw as a membrane makes it, without one."""
+    from types import SimpleNamespace
 
-    def __init__(self, pore: Any) -> None:
-        self.pore = pore
-        self.loop = asyncio.get_running_loop()
-        self.waiter: asyncio.Future[None] | None = None
-        self.loop.add_reader(pore.fd, self.ready)
+    from pores.keys import Terms
+    from pores.straw import Straw
+    from pores.work import Key
 
-    def ready(self) -> None:
-        self.pore.avail()
-        if self.waiter and not self.waiter.done():
-            self.waiter.set_result(None)
+    membrane: Any = SimpleNamespace(_peer_lost=lambda straw: straw.end("peer_gone"), _ended=lambda straw: None)
+    return Straw(membrane, Key("active", 1), Terms(dialect="otp", ring_bytes=ring, suppress=bool(ring)), pore)
 
-    async def event(self) -> None:
-        self.waiter = self.loop.create_future()
-        await self.waiter
 
-    async def send(self, frame: bytes) -> None:
-        done = self.pore.write(frame)
-        while done < len(frame):
-            await self.event()
-            done += self.pore.write(memoryview(frame)[done:])
+class StrawStream:
+    def __init__(self, pore: Any, ring: int) -> None:
+        self.straw = open_straw(pore, ring)
 
-    async def receive(self) -> bytes:
-        while True:
-            data: bytes = self.pore.read()
-            if data:
-                return data
-            if not self.pore.spin():
-                await self.event()
+    async def send(self, payload: bytes, frame: bytes) -> None:
+        await self.straw.send(payload)
 
     async def messages(self) -> int:
-        while True:
-            frames = self.pore.read_frames()
-            if frames:
-                return len(frames)
-            if not self.pore.spin():
-                await self.event()
+        return len(await self.straw.receive_all())
 
 
 class UnixStream:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
+        self.reader, self.writer, self.parser = reader, writer, Parser()
 
-    async def send(self, frame: bytes) -> None:
+    async def send(self, payload: bytes, frame: bytes) -> None:
         self.writer.write(frame)
         await self.writer.drain()
 
-    async def receive(self) -> bytes:
-        return await self.reader.read(READ)
+    async def messages(self) -> int:
+        return self.parser.feed(await self.reader.read(READ))
 
 
 def asyncio_one(transport: str, what: str, size: int, messages: int, where: str) -> float:
@@ -293,7 +299,8 @@ def asyncio_one(transport: str, what: str, size: int, messages: int, where: str)
     child = os.fork()
     os.sched_setaffinity(0, {1 if child == 0 and where == "apart" else 0})
     index = 1 if child == 0 else 0
-    frame = size.to_bytes(HEAD, "big") + bytes(size)
+    payload = bytes(size)
+    frame = size.to_bytes(HEAD, "big") + payload
 
     async def main() -> float:
         stream: Any
@@ -303,28 +310,29 @@ def asyncio_one(transport: str, what: str, size: int, messages: int, where: str)
             pore = open_pore(sides, index, int(ring or 0))
             if index == 0:
                 wake(pore)
-            stream = PoreStream(pore)
-        parser = Parser()
+            stream = StrawStream(pore, int(ring or 0))
 
         async def messages_in(count: int) -> None:
             while count:
-                count -= await stream.messages() if name == "aio-pore" else parser.feed(await stream.receive())
+                count -= await stream.messages()
 
+        mark(index)
         start = time.perf_counter()
         if what == "tp" and index == 0:
             for _ in range(messages):
-                await stream.send(frame)
+                await stream.send(payload, frame)
             await messages_in(1)
         elif what == "tp":
             await messages_in(messages)
-            await stream.send((1).to_bytes(HEAD, "big") + b"!")
+            await stream.send(b"!", (1).to_bytes(HEAD, "big") + b"!")
         for _ in range(messages if what == "pp" else 0):
             if index == 0:
-                await stream.send(frame)
+                await stream.send(payload, frame)
             await messages_in(1)
             if index == 1:
-                await stream.send(frame)
+                await stream.send(payload, frame)
         spent = time.perf_counter() - start
+        mark(index, end=True)
         if index == 1:
             await asyncio.sleep(0.05)
         return spent
@@ -333,6 +341,7 @@ def asyncio_one(transport: str, what: str, size: int, messages: int, where: str)
     if child == 0:
         os._exit(0)
     os.waitpid(child, 0)
+    CPU.append(used() / messages * 1e6)
     return size * messages / spent / 1e6 if what == "tp" else spent / messages * 1e6
 
 
@@ -373,7 +382,10 @@ def measure(command: list[str], transports: list[str], sizes: dict[int, int], ro
             if done.returncode:
                 print(f"{transport} {what} {size} {where}: {done.stderr.strip()[-200:]}", file=sys.stderr)
                 continue
-            figures.setdefault((transport, what, size, where), []).append(float(done.stdout))
+            values = [float(value) for value in done.stdout.split()]
+            figures.setdefault((transport, what, size, where), []).append(values[0])
+            if len(values) > 1:
+                figures.setdefault((transport, f"{what} cpu", size, where), []).append(values[1])
     return figures
 
 
@@ -458,7 +470,7 @@ def python_part(rounds: int, scale: float, ring: int, targets: Targets) -> None:
         others.append("py-zmq")
     except ImportError:
         print("pyzmq is not installed: pip install pyzmq")
-    ours, asyncios = f"frames:{ring}", ["aio-unix", f"aio-pore:{ring}"]
+    ours, asyncios = f"frames:{ring}", ["aio-unix", f"aio-straw:{ring}"]
     transports = [*others, "pore:0", f"pore:{ring}", ours, f"batch:{ring}", *asyncios]
     figures = measure([sys.executable, __file__, "--one"], transports, PY_SIZES, rounds, scale)
     table("Python", figures, transports, PY_SIZES)
@@ -485,7 +497,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.one:
         transport, what, size, messages, where = given.one
-        print(one(transport, what, int(size), int(messages), where))
+        print(one(transport, what, int(size), int(messages), where), CPU[-1])
         return 0
     rounds, scale = given.rounds or (1 if given.quick else 3), 0.1 if given.quick else 1.0
     print(f"# Pores\n\n{platform.platform()}, {os.cpu_count()} cpus, load {os.getloadavg()[0]:.1f}, Python "

@@ -10,7 +10,7 @@ import struct
 from collections import deque
 from typing import Final, NamedTuple
 
-__all__ = ["HEADER", "MAX_FRAME", "ChipBuffer", "FrameReader", "Outbox", "Oversized", "Received"]
+__all__ = ["HEADER", "MAX_FRAME", "SMALL", "ChipBuffer", "FrameReader", "Outbox", "Oversized", "Received"]
 
 HEADER: Final = struct.Struct(">I")
 #: Bytes of a frame that are taken unless told otherwise: as much as may wait on the other side to be sent.
@@ -18,8 +18,10 @@ MAX_FRAME: Final = 16 << 20
 
 _unpack_from = HEADER.unpack_from
 _pack = HEADER.pack
-#: Frames up to here are gathered into one piece with others; larger ones stay what the caller gave.
-_GATHER: Final = 8192
+#: Frames up to here are gathered with others; larger ones go alone and stay what the caller gave.
+SMALL: Final = 8192
+#: Bytes that are gathered.
+_BATCH: Final = 32768
 
 
 class ChipBuffer:
@@ -176,43 +178,81 @@ class FrameReader:
 
 
 class Outbox:
-    """Frames that wait for room. Small ones are gathered, so that many leave in one write."""
+    """Frames that wait for room. Small ones are gathered, so that many leave in one write.
 
-    __slots__ = ("_buffer", "_small", "_small_size", "size")
+    Whoever can write whole frames takes them by `batch`, whoever writes bytes by `front`; in any mixture.
+    """
+
+    __slots__ = ("_batches", "_buffer", "_open", "_open_size", "size")
 
     def __init__(self) -> None:
-        self._buffer = ChipBuffer()
-        self._small: list[bytes] = []
-        self._small_size = 0
+        self._buffer = ChipBuffer()  # what was begun: before all batches
+        self._batches: deque[list[bytes]] = deque()
+        self._open: list[bytes] = []
+        self._open_size = 0
         self.size = 0
         """Bytes waiting, with the lengths in front of the frames. To be read only."""
 
     def put(self, frame: bytes) -> int:
         """Takes a frame; the size after it."""
-        length = len(frame)
-        small = self._small
-        small.append(_pack(length))
-        self.size += 4 + length
-        if length <= _GATHER:
-            small.append(frame)
-            self._small_size += 4 + length
-            if self._small_size >= 65536:
-                self._gather()
+        size = len(frame) + 4
+        if size > SMALL:
+            self._close()
+            self._batches.append([frame])
         else:
-            self._gather()
-            self._buffer.append(frame)
+            self._open.append(frame)
+            self._open_size += size
+            if self._open_size >= _BATCH:
+                self._close()
+        self.size += size
         return self.size
 
-    def _gather(self) -> None:
-        if self._small:
-            self._buffer.append(b"".join(self._small))
-            self._small.clear()
-            self._small_size = 0
+    def put_all(self, frames: list[bytes], size: int) -> None:
+        """Takes a list of small frames over, `size` bytes with their lengths."""
+        self._close()
+        self._batches.append(frames)
+        self.size += size
+
+    def _close(self) -> None:
+        if self._open:
+            self._batches.append(self._open)
+            self._open = []
+            self._open_size = 0
+
+    def batch(self) -> list[bytes]:
+        """The next frames, large ones alone: to be written whole, as many as there is room for, and told by `wrote`.
+
+        None when there are none, or one was begun.
+        """
+        if len(self._buffer):
+            return []
+        if not self._batches:
+            self._close()
+        return self._batches[0] if self._batches else []
+
+    def wrote(self, n: int) -> None:
+        """The first n frames of `batch` were written; the others will be written as bytes."""
+        frames = self._batches.popleft()
+        if n < len(frames):
+            self._cut(frames[n:])
+        self.size -= sum(map(len, frames[:n] if n < len(frames) else frames)) + 4 * n
+
+    def _cut(self, frames: list[bytes]) -> None:
+        """Into bytes; a large frame stays what the caller gave."""
+        parts = [part for frame in frames for part in (_pack(len(frame)), frame)]
+        if len(frames) == 1 and len(frames[0]) > SMALL:
+            self._buffer.append(parts[0])
+            self._buffer.append(parts[1])
+        else:
+            self._buffer.append(b"".join(parts))
 
     def front(self) -> memoryview:
         """The next bytes to write; empty when there are none."""
         if not len(self._buffer):
-            self._gather()
+            frames = self.batch()
+            if frames:
+                self._batches.popleft()
+                self._cut(frames)
         return self._buffer.front()
 
     def sent(self, n: int) -> None:
@@ -222,5 +262,6 @@ class Outbox:
 
     def clear(self) -> None:
         self._buffer.clear()
-        self._small.clear()
-        self._small_size = self.size = 0
+        self._batches.clear()
+        self._open = []
+        self._open_size = self.size = 0

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ._native import straw_pages
 from .active import ActivePore
 from .driver import Holding
 from .errors import PoreClosed, PoreCorrupt, PoreError, PoreTooBig
-from .framing import MAX_FRAME, FrameReader, Outbox, Oversized
+from .framing import HEADER, MAX_FRAME, FrameReader, Outbox, Oversized
 from .keys import Terms
 from .kinds import STRAW_KIND
 from .pore import ACTIVE, PASSIVE, Pore
@@ -29,11 +29,13 @@ __all__ = ["INBOX_LIMIT", "UNSENT_LIMIT", "Straw", "StrawDriver"]
 UNSENT_LIMIT: Final = 16 << 20
 #: Bytes that may wait to be received: beyond it the ring stays full, and the peer waits.
 INBOX_LIMIT: Final = 16 << 20
-#: Bytes read in one go before others on the loop get their turn.
-_READ_TURN: Final = 1 << 20
+#: Reads in one go before others on the loop get their turn.
+_READS: Final = 8
 _READ: Final = 65536
 #: Bytes gathered before they are written without waiting for the loop's next turn.
-_WRITE_AT: Final = 32768
+_GATHER: Final = 32768
+#: Answers that may be waited for at once before the others on the loop get their turn.
+_AT_ONCE: Final = 4
 
 FramesCallback = Callable[[list[bytes]], None]
 
@@ -117,54 +119,59 @@ class Straw(ActivePore):
         self._membrane = membrane
         self._reader = FrameReader(max_frame)
         self._outbox = Outbox()
-        #: Written at once from so many bytes on. A LING is told of every frame, as it expects.
-        self._write_at = _WRITE_AT if terms.ring_bytes else 0
+        self._posted: list[bytes] = []  # in this turn of the loop
+        self._credit = 0  # bytes that may be posted before somebody looks; 0: nothing goes the short way
+        self._wide = terms.ring_bytes > 0
+        self._whole = pore.info().out_size - HEADER.size  # the longest frame that the ring holds
         self._full = False
-        self._writing = False
+        self._turn = False
         self._inbox: deque[bytes] = deque()
         self._inbox_size = 0
         self._on_frames: FramesCallback | None = None
         self._on_closed: list[Callable[[str], None]] = []
         self._paused = False
-        self._reading_on = False
+        self._reading_on = self._lingering = False
+        self._at_once = 0
         self._woken: dict[asyncio.Future[None], None] = {}
-        self.listen(self._look)
-        self._loop.call_soon(self._look)
+        self.listen(self._news)
+        self._loop.call_soon(self._news)
 
     # ── sending ──
 
     @property
     def unsent(self) -> int:
         """Bytes that wait for room in the ring."""
-        return self._outbox.size
+        return self._outbox.size + self._posted_size
 
     @property
     def busy(self) -> bool:
         """More waits than should: `send` would wait, `send_nowait` refuse."""
-        return self._outbox.size > self.unsent_limit
+        return self.unsent > self.unsent_limit
 
     def send_nowait(self, frame: bytes) -> bool:
         """Sends a frame; False when the straw is busy: nothing was done. PoreClosed, PoreTooBig (beyond u32)."""
+        size = len(frame) + 4
+        if size < self._credit and type(frame) is bytes:
+            self._credit -= size
+            self._posted.append(frame)
+            return True
         if self.ended or self.closed:
             raise PoreClosed(self.closed or self.ended)
-        outbox = self._outbox
-        if outbox.size > self.unsent_limit:
+        self._gather()
+        if self._outbox.size > self.unsent_limit:
             return False
-        if len(frame) > 0xFFFF_FFFF:
-            raise PoreTooBig(len(frame), 0xFFFF_FFFF, "frame")
-        if type(frame) is not bytes:
-            frame = bytes(frame)
-        size = outbox.put(frame)
+        if size > 0xFFFF_FFFF:
+            raise PoreTooBig(size - 4, 0xFFFF_FFFF, "frame")
+        self._outbox.put(frame if type(frame) is bytes else bytes(frame))
         self.frames_out += 1
-        if self._full:
-            return True  # the ring will tell when it has room
-        if size >= self._write_at:
+        if not self._full:  # else the ring will tell when it has room
             self._write()
-        elif not self._writing:
-            # The first leaves at once; what else this turn of the loop sends leaves together, with one poke.
-            self._writing = True
+        # The first left at once; what else this turn of the loop sends leaves together. A LING is told of every frame.
+        if not self._turn and self._wide:
+            self._turn = True
             self._loop.call_soon(self._turn_ends)
-            self._write()
+        if self._turn and not self.ended and self._outbox.size <= self.unsent_limit:
+            self._credit = _GATHER
         return True
 
     async def send(self, frame: bytes) -> None:
@@ -177,37 +184,54 @@ class Straw(ActivePore):
 
     async def drain(self) -> None:
         """Waits until all is in the ring. PoreClosed when it can't be any more."""
+        self._write()
         while self._outbox.size and not self.ended and not self.closed:
             await self._wake()
         if self.ended or self.closed:
             await self._raise_closed()
 
+    @property
+    def _posted_size(self) -> int:
+        return sum(map(len, self._posted)) + 4 * len(self._posted)
+
+    def _gather(self) -> None:
+        """What was posted goes to the outbox, and what comes next does not go the short way."""
+        self._credit = 0
+        if self._posted:
+            self._outbox.put_all(self._posted, self._posted_size)
+            self.frames_out += len(self._posted)
+            self._posted = []
+
     def _turn_ends(self) -> None:
-        self._writing = False
+        self._turn = False
         self._write()
 
     def _write(self) -> None:
         outbox, pore = self._outbox, self.pore
+        self._gather()
         if not outbox.size or pore.closed or self.ended:
             return
         self._full = False
+        before = outbox.size
         try:
-            wrote = False
             while outbox.size:
-                front = outbox.front()
-                n = pore.write(front, False)
-                if n:
+                if batch := outbox.batch():
+                    if len(batch) > 1:
+                        outbox.wrote(pore.write_frames(batch))
+                    else:
+                        fits = len(batch[0]) <= self._whole
+                        outbox.wrote(fits and pore.write_frame(batch[0]))
+                else:
+                    front = outbox.front()
+                    n = pore.write(front)
                     outbox.sent(n)
-                    wrote = True
-                if n < len(front):
-                    self._full = True
-                    break
-            if wrote:
-                pore.poke()
+                    if n < len(front):
+                        self._full = True
+                        break
         except (PoreClosed, PoreCorrupt) as error:
             self._fail(error)
             return
-        if wrote and outbox.size <= self.unsent_limit // 2:
+        if outbox.size < before and outbox.size <= self.unsent_limit // 2:
             self._wake_all()
 
     # ── receiving ──
@@ -237,16 +261,39 @@ class Straw(ActivePore):
 
     async def receive(self) -> bytes:
         """The next frame; PoreClosed after the last one."""
-        while not self._inbox:
-            if self.closed:
-                raise PoreClosed(self.closed)
-            await self._wake()
+        if not self._inbox:
+            await self._frames_come()
         frame = self._inbox.popleft()
         full = self._inbox_size > INBOX_LIMIT
         self._inbox_size -= len(frame) + 64
         if full and self._inbox_size <= INBOX_LIMIT:
             self._read_on()
         return frame
+
+    async def receive_all(self) -> list[bytes]:
+        """All frames that are there, at least one; PoreClosed after the last one."""
+        if not self._inbox:
+            await self._frames_come()
+        frames = list(self._inbox)
+        self._inbox.clear()
+        full = self._inbox_size > INBOX_LIMIT
+        self._inbox_size = 0
+        if full:
+            self._read_on()
+        return frames
+
+    async def _frames_come(self) -> None:
+        """Who waits has said what it had to say. An answer may be here sooner than the loop comes round."""
+        self._write()
+        while not self._inbox:
+            if self.closed:
+                raise PoreClosed(self.closed)
+            if self._at_once:
+                self._at_once -= 1
+                if self._linger():
+                    continue
+                self._at_once = 0
+            await self._wake()
 
     def __aiter__(self) -> Straw:
         return self
@@ -257,13 +304,18 @@ class Straw(ActivePore):
         except PoreClosed:
             raise StopAsyncIteration from None
 
+    def _news(self) -> None:
+        """The loop comes round: something may have changed."""
+        self._at_once = _AT_ONCE
+        self._look()
+
     def _look(self) -> None:
         if self.closed or self.pore.closed:
             return
         if self._outbox.size and not self.ended:
             self._write()
         if not self._paused and self._inbox_size <= INBOX_LIMIT:
-            self._read(_READ_TURN)
+            self._read()
         if self.ended:
             self._membrane._ended(self)
 
@@ -274,17 +326,22 @@ class Straw(ActivePore):
 
     def _read_again(self) -> None:
         self._reading_on = False
-        self._look()
+        self._news()
 
-    def _read(self, limit: int) -> None:
-        pore, reader = self.pore, self._reader
+    def _read(self) -> None:
+        """What is there, but only so much before others on the loop get their turn."""
+        pore = self.pore
+        came = False
         try:
-            while limit > 0:
-                data = pore.read(_READ)
-                if not data:
+            for _ in range(_READS):
+                received = self._take()
+                if received is None:
+                    if came and not self._lingering:
+                        self._lingering = True
+                        self._loop.call_soon(self._later)
                     return
-                limit -= len(data)
-                self._deliver(reader.receive(data))
+                came = True
+                self._deliver(received)
                 if self._paused or self._inbox_size > INBOX_LIMIT or pore.closed:
                     return
         except (PoreClosed, PoreCorrupt) as error:
@@ -292,13 +349,43 @@ class Straw(ActivePore):
             return
         self._read_on()
 
-    def _deliver(self, received: list[bytes | Oversized]) -> None:
-        frames = [frame for frame in received if isinstance(frame, bytes)]
+    def _take(self) -> list[bytes | Oversized] | list[bytes] | None:
+        """Frames that are there; none yet, but some bytes of one; None: nothing is there."""
+        if not self._reader.truncated:
+            try:
+                return self.pore.read_frames() or None
+            except PoreTooBig:
+                pass  # in pieces then
+        data = self.pore.read(_READ)
+        return self._reader.receive(data) if data else None
+
+    def _later(self) -> None:
+        self._lingering = False
+        self._at_once = _AT_ONCE
+        self._linger()
+
+    def _linger(self) -> bool:
+        """Whoever has sent something is likely to send more soon: waits as long as that has paid; whether it came."""
+        if self._paused or self.closed or self.ended or self.pore.closed:
+            return False
+        try:
+            came = self.pore.spin()
+        except (PoreClosed, PoreCorrupt) as error:
+            self._fail(error)
+            return False
+        if came:
+            self._look()
+        return came
+
+    def _deliver(self, received: Sequence[bytes | Oversized]) -> None:
+        limit = self.max_frame
+        frames = [frame for frame in received if type(frame) is bytes and len(frame) <= limit]
         if len(frames) != len(received):
             self.oversized += len(received) - len(frames)
             for frame in received:
-                if isinstance(frame, Oversized):
-                    self._membrane._report("oversized", self.peer, f"a frame of {frame.length} bytes")
+                length = frame.length if isinstance(frame, Oversized) else len(frame)
+                if length > limit:
+                    self._membrane._report("oversized", self.peer, f"a frame of {length} bytes")
         if not frames:
             return
         self.frames_in += len(frames)
@@ -327,6 +414,10 @@ class Straw(ActivePore):
         while not self.closed:
             await self._wake()
 
+    def end(self, why: str) -> None:
+        self._credit = 0
+        super().end(why)
+
     def _fail(self, error: PoreClosed | PoreCorrupt) -> None:
         """The pore has found its end."""
         if not self.ended:
@@ -345,7 +436,7 @@ class Straw(ActivePore):
             except PoreError:
                 pass
         self.truncated = self._reader.truncated
-        self.unlisten(self._look)
+        self.unlisten(self._news)
         ActivePore.close(self, self.ended or "closed")
 
     def _close_with(self, reason: str) -> None:
@@ -354,6 +445,8 @@ class Straw(ActivePore):
             return
         self._last_look()
         self.closed = reason
+        self._posted.clear()
+        self._credit = 0
         self._outbox.clear()
         self._wake_all()
         callbacks, self._on_closed = self._on_closed, []
