@@ -6,6 +6,7 @@ from collections import deque
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from ..errors import EncodeError, PeerBusy
 from ..etf import encode_frame
 from ..terms import Atom, Pid, Reference
 from ..wire import control as c
@@ -72,7 +73,10 @@ class Outside:
                 if process is None:
                     router.dropped += 1
                 else:
-                    process.deliver(what)
+                    try:
+                        process.deliver(what)
+                    except (EncodeError, PeerBusy):
+                        router.dropped += 1  # a process beyond a straw; who sent is not here any more, the log says why
             elif kind is Reference:
                 router.alias_arrived(to, what)
             else:

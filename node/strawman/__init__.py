@@ -6,5 +6,6 @@ package `pores`, and only when a node asks for it.
 
 from .errors import StrawError
 from .manager import Counts, Strawman
+from .tables import Counted, Limits
 
-__all__ = ["Counts", "StrawError", "Strawman"]
+__all__ = ["Counted", "Counts", "Limits", "StrawError", "Strawman"]

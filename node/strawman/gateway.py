@@ -61,7 +61,9 @@ class Gateway(Process):
     # Straws.
 
     def straw(self) -> StrawProcess:
-        """The one to send on."""
+        """The one to send on. StrawError when the last one is just ending."""
+        if not self.straws:
+            raise StrawError("closed", self.domid)
         return self.manager.preferred(self.straws)
 
     def detach(self, straw: StrawProcess) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
+from pores.backends.choose import choose
 from pores.errors import PoreError, XenstoreError
 from pores.host.__main__ import serve
 from pores.host.rundir import RunDir
@@ -17,8 +17,6 @@ from .errors import StrawError
 
 __all__ = ["DomainInfo", "HostInfo", "look", "run_host"]
 
-#: What a Xen domain has; without them straws are between domains of the local host service.
-_XEN_DEVICES = ("/dev/xen/evtchn", "/dev/xen/gntalloc", "/dev/xen/gntdev", "/dev/xen/xenbus")
 _STATES = {"1": "initialising", "2": "init_wait", "3": "initialised", "4": "connected", "5": "closing", "6": "closed"}
 
 
@@ -54,8 +52,14 @@ async def run_host(
 
 async def look(rundir: str | None) -> HostInfo:
     """The backend that a node here would use, and the domains on it. StrawError: the folder can't be trusted."""
+    try:
+        choice = choose(rundir)
+    except ValueError as error:
+        raise StrawError("no_host", 0, str(error)) from error
+    if choice.name == "xen":
+        return HostInfo("xen", choice.why, await _domains_of_xen())
     place = RunDir(rundir)
-    why = f"{_no_xen()}; local: {_whence(rundir)} {place.path}"
+    why = f"{choice.why}; local: {_whence(rundir)} {place.path}"
     if not place.path.exists():
         return HostInfo("local", f"{why}: no host service has run there yet", None)
     try:
@@ -73,14 +77,31 @@ async def look(rundir: str | None) -> HostInfo:
         raise StrawError("no_host", 0, str(error)) from error
 
 
-async def _domains(store: XenStore) -> tuple[DomainInfo, ...]:
+async def _domains_of_xen() -> tuple[DomainInfo, ...] | None:
+    """Outside of domain 0 a domain sees itself only, so far as it may read."""
+    try:
+        store = await XenStore.connect()
+    except XenstoreError as error:
+        raise StrawError("no_host", 0, str(error)) from error
+    try:
+        found = await _domains(store, zero=True)
+        return found or (await _domain(store, await store.domid()),)
+    finally:
+        await store.close()
+
+
+async def _domains(store: XenStore, zero: bool = False) -> tuple[DomainInfo, ...]:
     found = []
     for name in await _list(store, "/local/domain"):
-        if name != "0":
-            top = f"/local/domain/{name}/data/straw"
-            straws = [(int(peer), await _state(store, f"{top}/{peer}/state")) for peer in await _list(store, top)]
-            found.append(DomainInfo(int(name), tuple(sorted(straws))))
+        if zero or name != "0":
+            found.append(await _domain(store, int(name)))
     return tuple(sorted(found, key=lambda domain: domain.domid))
+
+
+async def _domain(store: XenStore, domid: int) -> DomainInfo:
+    top = f"/local/domain/{domid}/data/straw"
+    straws = [(int(peer), await _state(store, f"{top}/{peer}/state")) for peer in await _list(store, top)]
+    return DomainInfo(domid, tuple(sorted(straws)))
 
 
 async def _list(store: XenStore, path: str) -> list[str]:
@@ -95,11 +116,6 @@ async def _state(store: XenStore, path: str) -> str:
         return _STATES.get((await store.read(path)).decode("latin-1"), "unknown")
     except XenstoreError:
         return "knocking"
-
-
-def _no_xen() -> str:
-    missing = [path for path in _XEN_DEVICES if not Path(path).exists()]
-    return f"xen: no {missing[0]}" if missing else "xen: not supported yet"
 
 
 def _whence(rundir: str | None) -> str:

@@ -1,4 +1,4 @@
-"""The real carrier of straws: a domain of the local host, the membrane, shared memory. The seam's only implementation.
+"""The real carrier of straws: a domain, Xen's or the local host's, the membrane, shared memory. The seam's only one.
 
 With host.py the only place in this package that imports `pores`; what fails there leaves as StrawError.
 """
@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import Any, cast
 
 from pores.aio import Membrane
-from pores.backends.local import LocalBackend
+from pores.backends.base import Backend
+from pores.backends.choose import connect as connect_backend
 from pores.errors import BackendUnavailable, MembraneError, PoreError
 from pores.host.server import Host
 from pores.host.spawn import embed_host as embedded
@@ -27,18 +28,22 @@ __all__ = ["PoreCarrier", "PoreStraw", "connect"]
 
 
 async def connect(host: str | None, domid: int, *, embed_host: bool = False) -> PoreCarrier:
-    """Become a domain of the host service in that folder (None: this user's), which is started when none runs.
+    """Become a domain of the host service in that folder, which is started when none runs.
 
-    embed_host: it is started in this process, and ends with the carrier. StrawError: no_host, domid_taken,
-    not_allowed, straw_taken.
+    host None: this machine's Xen, when it has one and lets us (pores.backends.choose), else this user's host service;
+    "xen", "local": that one of them. embed_host: the host service is started in this process, and ends with the
+    carrier. StrawError: no_host, domid_taken, not_allowed, straw_taken.
     """
     service: Host | None = None
-    backend: LocalBackend | None = None
+    backend: Backend | None = None
     store: XenStore | None = None
+    wanted = "local" if embed_host and host is None else ""
+    if host in ("xen", "local"):
+        wanted, host = host, None
     try:
         if embed_host:
             service = await embedded(host)
-        backend = await LocalBackend.connect(host, domid)
+        backend = await connect_backend(host, domid, wanted)
         store = await backend.store()
         membrane = Membrane(backend, store)
         carrier = PoreCarrier(backend, store, membrane, service)
@@ -53,6 +58,8 @@ async def connect(host: str | None, domid: int, *, embed_host: bool = False) -> 
             await service.close()
         if isinstance(error, PoreError):
             raise StrawError(_start_reason(error), domid, str(error)) from error
+        if isinstance(error, ValueError):
+            raise StrawError("no_host", domid, str(error)) from error
         raise
     return carrier
 
@@ -124,9 +131,9 @@ class PoreStraw:
 
 
 class PoreCarrier:
-    """One domain of a host: opens straws, and tells of those that others open."""
+    """One domain: opens straws, and tells of those that others open."""
 
-    def __init__(self, backend: LocalBackend, store: XenStore, membrane: Membrane, service: Host | None) -> None:
+    def __init__(self, backend: Backend, store: XenStore, membrane: Membrane, service: Host | None) -> None:
         self._backend = backend
         self._service = service  # the host service that is ours
         self._store = store

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import struct
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -499,3 +501,30 @@ def test_a_hostile_domain(cookie: str, rundir: str, epmd_env: int, beam: Beam, m
         assert not gate.strawman._gateways
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("dialect", ["otp"])
+def test_the_session_in_the_guide(use: Use, beam: Beam) -> None:
+    async def clerk(me: Process) -> None:
+        found.set_result(await me.receive())
+
+    async def shop(me: Process) -> None:
+        _, (pid, tag), request = await me.receive()
+        assert request is Atom("clerk")
+        me.send(pid, (tag, me.spawn(clerk).pid))
+
+    async def test(both: Pair) -> None:
+        nonlocal found
+        found = asyncio.get_running_loop().create_future()
+        both.far.register("shop", shop, straw=True)
+        guide = (Path(ROOT) / "docs" / "strawman.md").read_text()
+        session = re.search(r"```erlang\n(\{ok, Shop\}.*?)```", guide, re.DOTALL)
+        assert session is not None
+        text = "\n".join(line.partition("%")[0] for line in session[1].splitlines()).rstrip().removesuffix(".")
+        text = text.replace("b@127.0.0.1", both.gate.name)
+        assert await beam.ask(text + ", node(Clerk) =:= G", G=both.gate.name) == "true"
+        here_i_am, pid = await found
+        assert here_i_am is Atom("here_i_am") and both.far.strawman.place(pid) is not None
+
+    found: asyncio.Future[Any]
+    use(test)

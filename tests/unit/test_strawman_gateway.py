@@ -657,3 +657,22 @@ def test_calls_that_exit() -> None:
             await a.call(name, 1, timeout=0.02)
 
     run(test)
+
+
+def test_from_other_threads() -> None:
+    async def test(host: MemoryHost, a: Node, b: Node) -> None:
+        inbox = Inbox()
+        b.register("buddy", inbox, straw=True)
+        name = await a.strawman.proxy(2, "buddy")
+
+        def work() -> None:
+            a.send(name, (1, a.router.caller.pid))
+            a.send(name, {1: 2})  # nobody is there to be told
+            a.send(name, 3)
+
+        await asyncio.to_thread(work)
+        first, last = await inbox.next(), await inbox.next()
+        assert b.strawman.place(first[1]) is not None and last == 3
+        assert (a.strawman.counts.unsayable, a.router.dropped) == (1, 1)
+
+    run(test, "ling")
