@@ -92,9 +92,9 @@ class _Opening:
 class Strawman:
     """The straws of one node: `node.strawman`. Use it on the loop's thread.
 
-    host: the folder of the host service, None for this user's; it runs in this process if embed_host. counts: what became
-    of envelopes. ling_maps: say maps to LING domains too; a LING that sends a map on dies of it. limits: what other domains
-    may cost us in pids and references, for straws that are opened from now on.
+    host: the folder of the host service, None for this user's; it runs in this process if embed_host. counts: what
+    became of envelopes. ling_maps: say maps to LING domains too; a LING that sends a map on dies of it. limits: what
+    other domains may cost us in pids and references, for straws that are opened from now on.
     """
 
     def __init__(
