@@ -60,7 +60,7 @@ static void local_unmap(struct channel *channel, void *base, size_t bytes) {
 
 /* -ENOTSOCK, -EPROTOTYPE: no end of a socketpair. */
 static int local_take(struct channel *channel, int fd, uint32_t port) {
-    int domain, type, flags;
+    int domain, type, flags, least = 1;
     (void)port;
     socklen_t size = sizeof domain;
     if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) < 0) return -errno;
@@ -68,6 +68,8 @@ static int local_take(struct channel *channel, int fd, uint32_t port) {
     if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0) return -errno;
     if (domain != AF_UNIX || (type != SOCK_STREAM && type != SOCK_SEQPACKET)) return -EPROTOTYPE;
     *channel = (struct channel){.fd = fd, .stream = type == SOCK_STREAM, .wake = -1};
+    /* A few pokes fill the socket, the kernel's least: more would say no more, and cost what a message costs. */
+    if (setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &least, sizeof least) < 0) return -errno;
     /* Only sleeping blocks: every other call says MSG_DONTWAIT. */
     flags = fcntl(fd, F_GETFL);
     if (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0) return -errno;

@@ -187,7 +187,7 @@ static int fill(struct pore *pore, int kind, const struct pore_memory *memory, c
     if (channel_count > 1 && channels[0] == channels[1]) return -EINVAL;
     pore->kind = kind;
     pore->role = options->role;
-    pore->spin_us = sysconf(_SC_NPROCESSORS_ONLN) == 1 ? 0 : options->spin_us; /* one cpu: there is nobody to wait for */
+    pore->spin_us = options->spin_us;
     pore->suppress = options->suppress != 0;
     pore->owner = options->owner;
     pore->destroy = options->destroy;

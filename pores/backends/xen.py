@@ -16,6 +16,7 @@ from typing import Final
 
 from .. import _native
 from ..errors import BackendUnavailable, PoreError, XenstoreError
+from ..forked import give_up_in_child, replace
 from ..xenstore.client import XenStore
 from ..xenstore.transport import default_path
 from .base import BackendListener, Channel, Grant, Mapping
@@ -76,6 +77,17 @@ class XenBackend:
         self._look_again = False
         self._closed = False
         self._why = ""
+        give_up_in_child(self)
+
+    def forked(self) -> None:
+        """In a child: the parent is the domain's one strawman, and what its pores need is its own."""
+        fds = [*self._locks.values()]
+        fds += [fd for grant in self._grants for fd in (grant.fd, grant.kept) if fd >= 0]
+        fds += [mapping.fd for mapping in self._mappings if mapping.fd >= 0]
+        fds += [channel.fd for channel in self._channels if channel.fd >= 0]
+        replace(*fds)
+        self._closed = True
+        self._why = "forked"
 
     @classmethod
     async def connect(cls, domid: int = 0) -> XenBackend:
