@@ -64,9 +64,9 @@ def app(node: Node) -> None:
         sender, ref, payload = message
         node.send(sender, (ref, payload))
 
-    node.register("echo", echo)
-    node.register("calc", Calc)
-    node.register("sink", Sink)
+    node.register("echo", echo, straw=True)
+    node.register("calc", Calc, straw=True)
+    node.register("sink", Sink, straw=True)
     node.register("echo_inline", echo_inline, inline=True)
     node.register("calc_inline", calc_inline, inline=True)
     node.register("sink_inline", InlineSink(), inline=True)

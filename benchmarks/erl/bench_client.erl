@@ -62,7 +62,8 @@ row({rpc, Node, N}) ->
 row({reconnect, Node, Name, N}) ->
     Times = [begin away(Node), timed(fun() -> 3 = call({Name, Node}, {add, 1, 2}) end) end || _ <- lists:seq(1, N)],
     latencies(Times);
-row({bye, Node}) -> away(Node), [].
+row({bye, Node}) -> away(Node), [];
+row({apply, Module, Function, Args}) -> apply(Module, Function, Args).
 
 %% What they are made of.
 
