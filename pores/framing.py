@@ -231,11 +231,14 @@ class Outbox:
         return self._batches[0] if self._batches else []
 
     def wrote(self, n: int) -> None:
-        """The first n frames of `batch` were written; the others will be written as bytes."""
-        frames = self._batches.popleft()
+        """The first n frames of `batch` were written."""
+        frames = self._batches[0]
         if n < len(frames):
-            self._cut(frames[n:])
-        self.size -= sum(map(len, frames[:n] if n < len(frames) else frames)) + 4 * n
+            self._batches[0] = frames[n:]
+            frames = frames[:n]
+        else:
+            self._batches.popleft()
+        self.size -= sum(map(len, frames)) + 4 * n
 
     def _cut(self, frames: list[bytes]) -> None:
         """Into bytes; a large frame stays what the caller gave."""

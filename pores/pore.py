@@ -33,7 +33,7 @@ FRAMES_MAX = 256
 # Frames up to here are copied out together and cut then; longer ones each by itself.
 _COPY_TWICE = 2048
 
-_POKE = lib.PORE_POKE
+_POKE, _QUIET = lib.PORE_POKE, lib.PORE_QUIET
 _KINDS = {lib.PORE_STRAW: "straw", lib.PORE_TUBE: "tube", lib.PORE_XENSTORE: "xenstore"}
 
 # Bound once: these are called once a message.
@@ -232,10 +232,14 @@ class Pore:
             raise self._error(n, len(data))  # type: ignore[arg-type]
         return n > 0
 
-    def write_frames(self, messages: Sequence[bytes], poke: bool = True) -> int:
-        """As write_frame, for many at once: how many of them, from the first on, were written whole."""
+    def write_frames(self, messages: Sequence[bytes], poke: bool = True, announce: bool = True) -> int:
+        """As write_frame, for many at once: how many of them, from the first on, were written whole.
+
+        announce=False: the descriptor becomes readable only by what notify_when says afterwards.
+        """
         lengths = ffi.from_buffer("uint32_t[]", array("I", map(len, messages)))
-        n = _write_frames(self._t, self._id, b"".join(messages), lengths, len(messages), poke)
+        flags = poke if announce else poke | _QUIET
+        n = _write_frames(self._t, self._id, b"".join(messages), lengths, len(messages), flags)
         if n < 0:
             raise self._error(n, len(messages[0]))
         return n

@@ -33,7 +33,7 @@ INBOX_LIMIT: Final = 16 << 20
 _READS: Final = 8
 _READ: Final = 65536
 #: Bytes gathered before they are written without waiting for the loop's next turn.
-_GATHER: Final = 32768
+_GATHER: Final = 65536
 #: Answers that may be waited for at once before the others on the loop get their turn.
 _AT_ONCE: Final = 4
 
@@ -124,6 +124,7 @@ class Straw(ActivePore):
         self._wide = terms.ring_bytes > 0
         self._whole = pore.info().out_size - HEADER.size  # the longest frame that the ring holds
         self._full = False
+        self._wanted = 0
         self._turn = False
         self._inbox: deque[bytes] = deque()
         self._inbox_size = 0
@@ -158,21 +159,33 @@ class Straw(ActivePore):
         if self.ended or self.closed:
             raise PoreClosed(self.closed or self.ended)
         self._gather()
-        if self._outbox.size > self.unsent_limit:
+        outbox = self._outbox
+        if outbox.size > self.unsent_limit:
             return False
         if size > 0xFFFF_FFFF:
             raise PoreTooBig(size - 4, 0xFFFF_FFFF, "frame")
-        self._outbox.put(frame if type(frame) is bytes else bytes(frame))
+        if type(frame) is not bytes:
+            frame = bytes(frame)
         self.frames_out += 1
-        if not self._full:  # else the ring will tell when it has room
-            self._write()
+        if outbox.size or size > self._whole or not self._write_first(frame):
+            outbox.put(frame)
+            if not self._full:  # else the ring will tell when it has room
+                self._write()
         # The first left at once; what else this turn of the loop sends leaves together. A LING is told of every frame.
         if not self._turn and self._wide:
             self._turn = True
             self._loop.call_soon(self._turn_ends)
-        if self._turn and not self.ended and self._outbox.size <= self.unsent_limit:
+        if self._turn and not self.ended and outbox.size <= self.unsent_limit:
             self._credit = _GATHER
         return True
+
+    def _write_first(self, frame: bytes) -> bool:
+        """Nothing is before it."""
+        try:
+            return not self.pore.closed and self.pore.write_frame(frame)
+        except (PoreClosed, PoreCorrupt) as error:
+            self._fail(error)
+            return False
 
     async def send(self, frame: bytes) -> None:
         """Sends a frame, when the straw is not busy any more. PoreClosed with the reason of `closed`, PoreTooBig."""
@@ -214,25 +227,31 @@ class Straw(ActivePore):
         self._full = False
         before = outbox.size
         try:
-            while outbox.size:
-                if batch := outbox.batch():
-                    if len(batch) > 1:
-                        outbox.wrote(pore.write_frames(batch))
-                    else:
-                        fits = len(batch[0]) <= self._whole
-                        outbox.wrote(fits and pore.write_frame(batch[0]))
+            while outbox.size and not self._full:
+                batch = outbox.batch()
+                if batch and len(batch[0]) <= self._whole:
+                    n = pore.write_frames(batch, announce=False)
+                    outbox.wrote(n)
+                    if n < len(batch):
+                        self._fills(len(batch[n]) + HEADER.size)
                 else:
                     front = outbox.front()
                     n = pore.write(front)
                     outbox.sent(n)
                     if n < len(front):
-                        self._full = True
-                        break
+                        self._fills(1)
         except (PoreClosed, PoreCorrupt) as error:
             self._fail(error)
             return
         if outbox.size < before and outbox.size <= self.unsent_limit // 2:
             self._wake_all()
+
+    def _fills(self, least: int) -> None:
+        """No room: we are told when there is enough that a wake-up pays."""
+        self._wanted = max(least, min(self._outbox.size, self._whole // 2))
+        self._full = not self.pore.notify_when(self._wanted)
+        if self._full:
+            self._soon()
 
     # ── receiving ──
 
@@ -336,9 +355,8 @@ class Straw(ActivePore):
             for _ in range(_READS):
                 received = self._take()
                 if received is None:
-                    if came and not self._lingering:
-                        self._lingering = True
-                        self._loop.call_soon(self._later)
+                    if came:
+                        self._soon()
                     return
                 came = True
                 self._deliver(received)
@@ -359,17 +377,25 @@ class Straw(ActivePore):
         data = self.pore.read(_READ)
         return self._reader.receive(data) if data else None
 
+    def _soon(self) -> None:
+        if not self._lingering:
+            self._lingering = True
+            self._loop.call_soon(self._later)
+
     def _later(self) -> None:
         self._lingering = False
         self._at_once = _AT_ONCE
-        self._linger()
+        self._linger(self._full)
 
-    def _linger(self) -> bool:
-        """Whoever has sent something is likely to send more soon: waits as long as that has paid; whether it came."""
+    def _linger(self, room: bool = False) -> bool:
+        """A peer that has sent something is likely to send more soon, and to make room if it reads.
+
+        Waits as long as that has paid; whether it came.
+        """
         if self._paused or self.closed or self.ended or self.pore.closed:
             return False
         try:
-            came = self.pore.spin()
+            came = self.pore.spin(self._wanted if room else 0)
         except (PoreClosed, PoreCorrupt) as error:
             self._fail(error)
             return False
