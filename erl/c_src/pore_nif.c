@@ -42,6 +42,12 @@ void spent(ErlNifEnv *env, size_t bytes) {
 
 int close_fd(int fd) { return fd >= 0 ? close(fd) : 0; }
 
+ERL_NIF_TERM make_words(ErlNifEnv *env, const uint32_t *from, uint32_t count) {
+    ERL_NIF_TERM list = enif_make_list(env, 0);
+    while (count--) list = enif_make_list_cell(env, enif_make_uint(env, from[count]), list);
+    return list;
+}
+
 long get_words(ErlNifEnv *env, ERL_NIF_TERM list, uint32_t most, uint32_t **words) {
     ERL_NIF_TERM head;
     unsigned length, word;
@@ -172,6 +178,13 @@ static ErlNifFunc functions[] = {
     {"host_send", 3, nif_host_send, 0},
     {"host_receive", 1, nif_host_receive, 0},
     {"host_close", 1, nif_host_close, 0},
+    {"xen_grant", 3, nif_xen_grant, 0},
+    {"xen_map", 2, nif_xen_map, 0},
+    {"xen_still_mapped", 1, nif_xen_still_mapped, 0},
+    {"xen_alloc_channel", 1, nif_xen_alloc_channel, 0},
+    {"xen_bind_channel", 2, nif_xen_bind_channel, 0},
+    {"xen_lock", 1, nif_xen_lock, 0},
+    {"store_open", 1, nif_store_open, 0},
     {"xs_open", 1, nif_xs_open, 0},
     {"xs_avail", 1, nif_xs_avail, 0},
     {"xs_read", 1, nif_xs_read, 0},

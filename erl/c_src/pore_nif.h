@@ -58,6 +58,7 @@ void polled_free(struct polled *p);
 
 struct memory {
     atomic_int fd;
+    int platform; /* enum pore_platform */
     uint32_t pages;
     uint32_t *page_index;  /* NULL: the nth */
     _Atomic(uint64_t) pore; /* what has it mapped; 0: nothing */
@@ -65,6 +66,7 @@ struct memory {
 
 struct channel_end {
     atomic_int fd; /* -1: taken by a pore, or closed */
+    uint32_t port; /* Xen: ours */
 };
 
 struct nif_pore {
@@ -81,8 +83,9 @@ struct nif_pore {
     ERL_NIF_TERM news;
 };
 
-ERL_NIF_TERM memory_make(ErlNifEnv *env, int fd, uint32_t pages, const uint32_t *page_index); /* takes fd */
-ERL_NIF_TERM channel_make(ErlNifEnv *env, int fd);                                            /* takes fd */
+/* Both take the fd. */
+ERL_NIF_TERM memory_make(ErlNifEnv *env, int platform, int fd, uint32_t pages, const uint32_t *page_index);
+ERL_NIF_TERM channel_make(ErlNifEnv *env, int fd, uint32_t port);
 
 int pore_types(ErlNifEnv *env);
 int host_types(ErlNifEnv *env);
@@ -102,6 +105,7 @@ ERL_NIF_TERM error_pore(ErlNifEnv *env, struct nif_pore *pore, long error);
 int close_fd(int fd);
 /* Accounts for `bytes` copied. */
 void spent(ErlNifEnv *env, size_t bytes);
+ERL_NIF_TERM make_words(ErlNifEnv *env, const uint32_t *from, uint32_t count);
 /* A list of at most `most` u32. Their number, or -1. The array is enif_alloc's; NULL when empty. */
 long get_words(ErlNifEnv *env, ERL_NIF_TERM list, uint32_t most, uint32_t **words);
 
@@ -133,6 +137,14 @@ NIF(nif_host_connect);
 NIF(nif_host_send);
 NIF(nif_host_receive);
 NIF(nif_host_close);
+/* pore_nif_xen.c */
+NIF(nif_xen_grant);
+NIF(nif_xen_map);
+NIF(nif_xen_still_mapped);
+NIF(nif_xen_alloc_channel);
+NIF(nif_xen_bind_channel);
+NIF(nif_xen_lock);
+NIF(nif_store_open);
 /* pore_nif_stream.c */
 NIF(nif_xs_open);
 NIF(nif_xs_avail);

@@ -227,12 +227,6 @@ NIF(nif_notify_when) {
     return n < 0 ? error_pore(env, pore, n) : n ? atom_true : atom_false;
 }
 
-static ERL_NIF_TERM words(ErlNifEnv *env, const uint32_t *from, uint32_t count) {
-    ERL_NIF_TERM list = enif_make_list(env, 0);
-    while (count--) list = enif_make_list_cell(env, enif_make_uint(env, from[count]), list);
-    return list;
-}
-
 /* info(Pore) -> {Kind, Role, Reason, Refs, Ports, [Number]} | {error, closed}; the numbers' names are in pore.erl. */
 NIF(nif_info) {
     static const char *const reasons[] = {"open", "peer_gone", "corrupt", "host_down", "refused"};
@@ -250,6 +244,6 @@ NIF(nif_info) {
     };
     return enif_make_tuple6(env, atom(env, i.kind == PORE_TUBE ? "tube" : "straw"),
                             atom(env, i.role == PORE_ACTIVE ? "active" : "passive"), atom(env, reasons[i.reason]),
-                            words(env, pore->refs, pore->ref_count), words(env, pore->ports, pore->port_count),
+                            make_words(env, pore->refs, pore->ref_count), make_words(env, pore->ports, pore->port_count),
                             enif_make_list_from_array(env, numbers, sizeof numbers / sizeof numbers[0]));
 }

@@ -124,9 +124,9 @@ NIF(nif_host_send) {
 
 static ERL_NIF_TERM thing(ErlNifEnv *env, const struct host_message *m) {
     if (m->fd < 0) return atom_none;
-    if (m->op == HOST_GRANT) return memory_make(env, m->fd, m->count, NULL);
-    if (m->op == HOST_MAP) return memory_make(env, m->fd, m->count - 1, m->args + 1);
-    return channel_make(env, m->fd);
+    if (m->op == HOST_GRANT) return memory_make(env, PORE_LOCAL, m->fd, m->count, NULL);
+    if (m->op == HOST_MAP) return memory_make(env, PORE_LOCAL, m->fd, m->count - 1, m->args + 1);
+    return channel_make(env, m->fd, 0);
 }
 
 /* host_receive(Host) -> {reply, Sequence, Op, 0 | -Errno's name, [Arg], Memory | Channel | none} | {event, Op, [Arg]}

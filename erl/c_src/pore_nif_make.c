@@ -8,7 +8,7 @@ ErlNifResourceType *memory_type, *channel_type, *pore_type;
 
 /* ---- memory and channels: a descriptor each, closed by whoever comes first ---- */
 
-ERL_NIF_TERM memory_make(ErlNifEnv *env, int fd, uint32_t pages, const uint32_t *page_index) {
+ERL_NIF_TERM memory_make(ErlNifEnv *env, int platform, int fd, uint32_t pages, const uint32_t *page_index) {
     struct memory *memory = enif_alloc_resource(memory_type, sizeof *memory);
     ERL_NIF_TERM term;
     if (!memory) {
@@ -17,6 +17,7 @@ ERL_NIF_TERM memory_make(ErlNifEnv *env, int fd, uint32_t pages, const uint32_t 
     }
     atomic_init(&memory->fd, fd);
     atomic_init(&memory->pore, 0);
+    memory->platform = platform;
     memory->pages = pages;
     memory->page_index = NULL;
     atomic_fetch_add(&held.memories, 1);
@@ -41,7 +42,7 @@ static void memory_free(ErlNifEnv *env, void *object) {
     atomic_fetch_sub(&held.memories, 1);
 }
 
-ERL_NIF_TERM channel_make(ErlNifEnv *env, int fd) {
+ERL_NIF_TERM channel_make(ErlNifEnv *env, int fd, uint32_t port) {
     struct channel_end *channel = enif_alloc_resource(channel_type, sizeof *channel);
     ERL_NIF_TERM term;
     if (!channel) {
@@ -49,6 +50,7 @@ ERL_NIF_TERM channel_make(ErlNifEnv *env, int fd) {
         return atom_none;
     }
     atomic_init(&channel->fd, fd);
+    channel->port = port;
     atomic_fetch_add(&held.channels, 1);
     term = enif_make_resource(env, channel);
     enif_release_resource(channel);
@@ -164,10 +166,14 @@ static bool get_papers(ErlNifEnv *env, ERL_NIF_TERM term, struct nif_pore *pore)
 
 static int map_it(struct request *r, struct nif_pore *pore, const uint32_t *refs) {
     int fds[2] = {-1, -1}, error;
-    for (uint32_t i = 0; i < r->channel_count; i++) fds[i] = atomic_load(&r->channels[i]->fd);
+    for (uint32_t i = 0; i < r->channel_count; i++) {
+        fds[i] = atomic_load(&r->channels[i]->fd);
+        r->options.ports[i] = r->channels[i]->port;
+    }
     r->memory.fd = atomic_load(&r->object->fd);
     r->memory.pages = r->object->pages;
     r->memory.page_index = r->object->page_index;
+    r->memory.platform = r->object->platform;
     if (r->memory.fd < 0 || fds[0] < 0 || (r->channel_count > 1 && fds[1] < 0)) return -EBADF;
     error = r->channel_count > 1 ? pore_open_tube(pores, &r->memory, fds[0], fds[1], refs, &r->options, &pore->id)
                                  : pore_open_straw(pores, &r->memory, fds[0], &r->options, &pore->id);
@@ -244,7 +250,7 @@ NIF(nif_tube_refs) {
     (void)argc;
     if (!enif_get_resource(env, argv[0], memory_type, &object)) return enif_make_badarg(env);
     memory = object;
-    page = (struct pore_memory){.fd = atomic_load(&memory->fd), .pages = memory->pages, .page_index = memory->page_index};
+    page = (struct pore_memory){.fd = atomic_load(&memory->fd), .pages = memory->pages, .page_index = memory->page_index, .platform = memory->platform};
     error = pore_tube_refs(&page, refs);
     if (error) return error_errno(env, error);
     for (int i = 0; i < PORE_TUBE_BUFFERS; i++) terms[i] = enif_make_uint(env, refs[i]);

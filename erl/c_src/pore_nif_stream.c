@@ -1,30 +1,56 @@
 /* A stream to the store that looks like XenStore's ring (pore_xs): 1024 bytes each way, avail, read, write, {irq, Xs}.
- * The stream is a socket of the host service's, or Xen's /dev/xen/xenbus. */
+ * The stream is a socket of a store, or Linux's /dev/xen/xenbus.
+ *
+ * The device takes one request at a time: it keeps one buffer, which a second request would overwrite, forgets what follows a
+ * request in one write, and its write may wait for the store (drivers/xen/xenbus/xenbus_dev_frontend.c). So requests are held
+ * back until the last one was answered, and are written on a dirty scheduler. */
 #define _GNU_SOURCE
 #include "pore_nif.h"
 
 #include <fcntl.h>
-#include <signal.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 ErlNifResourceType *stream_type;
 
+enum { HEAD = 16, OP_WATCH_EVENT = 15 }; /* of a message: op, request, transaction, length; u32 each, little-endian */
+
 struct stream {
     struct polled polled;
     ErlNifMutex *lock; /* of all below */
+    atomic_bool hung_up;
     int fd;
     bool ended; /* the store has hung up */
+    bool device;
+    bool asked;         /* device: a request is not answered yet */
+    size_t out_left;    /* device: of the request that is being written */
+    size_t head_have, in_left; /* device: of the message that is being read */
     size_t in_size, out_size;
-    uint8_t in[XS_RING], out[XS_RING];
+    uint8_t in[XS_RING], out[XS_RING], head[HEAD];
 };
+
+/* Whoever holds the lock may be waiting for the store: then it is the one that closes. */
+static void close_it(struct stream *s) {
+    while (atomic_load(&s->hung_up) && enif_mutex_trylock(s->lock) == 0) {
+        bool first = s->fd >= 0;
+        close_fd(s->fd);
+        s->fd = -1;
+        enif_mutex_unlock(s->lock);
+        if (!first) break;
+    }
+}
+
+static void leave(struct stream *s) {
+    enif_mutex_unlock(s->lock);
+    close_it(s);
+}
 
 bool stream_end(ErlNifEnv *env, void *object) {
     struct stream *s = object;
     if (!polled_over(env, s, &s->polled)) return false;
-    enif_mutex_lock(s->lock);
-    s->fd = close_fd(s->fd) - 1;
-    enif_mutex_unlock(s->lock);
+    atomic_store(&s->hung_up, true);
+    close_it(s);
     return true;
 }
 
@@ -47,24 +73,74 @@ static void stream_stop(ErlNifEnv *env, void *object, ErlNifEvent event, int dir
     polled_stop(event);
 }
 
-/* Sends what is waiting, takes what has come. write() and read(), as xenbus is no socket; the emulator ignores SIGPIPE. */
-static void flow(struct stream *s) {
-    ssize_t n;
-    while (s->out_size) {
-        n = write(s->fd, s->out, s->out_size);
+static uint32_t get32(const uint8_t *p) {
+    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+/* How much of what is waiting may be written now. */
+static size_t may_write(struct stream *s) {
+    if (!s->device) return s->out_size;
+    if (s->asked) return 0;
+    if (!s->out_left) {
+        if (s->out_size < HEAD) return 0;
+        s->out_left = HEAD + (size_t)get32(s->out + 12);
+    }
+    return s->out_left < s->out_size ? s->out_left : s->out_size;
+}
+
+/* write() and read(), as xenbus is no socket; the emulator ignores SIGPIPE. */
+static void push(struct stream *s) {
+    size_t now;
+    while (!s->ended && (now = may_write(s))) {
+        ssize_t n = write(s->fd, s->out, now);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK) s->ended = true;
         if (n <= 0) break;
         s->out_size -= (size_t)n;
         memmove(s->out, s->out + n, s->out_size);
+        if (s->device && !(s->out_left -= (size_t)n)) s->asked = true;
     }
-    while (s->in_size < XS_RING) {
-        n = read(s->fd, s->in + s->in_size, XS_RING - s->in_size);
+}
+
+/* Looks for the end of an answer in what has come. */
+static void follow(struct stream *s, const uint8_t *from, size_t size) {
+    while (size) {
+        size_t now;
+        if (s->head_have < HEAD) {
+            now = HEAD - s->head_have < size ? HEAD - s->head_have : size;
+            memcpy(s->head + s->head_have, from, now);
+            s->head_have += now;
+            if (s->head_have == HEAD) s->in_left = get32(s->head + 12);
+        } else {
+            now = s->in_left < size ? s->in_left : size;
+            s->in_left -= now;
+        }
+        if (s->head_have == HEAD && !s->in_left) {
+            if (get32(s->head) != OP_WATCH_EVENT) s->asked = false;
+            s->head_have = 0;
+        }
+        from += now;
+        size -= now;
+    }
+}
+
+static void pull(struct stream *s) {
+    while (!s->ended && s->in_size < XS_RING) {
+        ssize_t n = read(s->fd, s->in + s->in_size, XS_RING - s->in_size);
         if (n < 0 && errno == EINTR) continue;
         if (n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK)) s->ended = true;
         if (n <= 0) break;
+        if (s->device) follow(s, s->in + s->in_size, (size_t)n);
         s->in_size += (size_t)n;
     }
+}
+
+/* Sends what is waiting, takes what has come, until neither goes on. */
+static void flow(struct stream *s) {
+    do {
+        push(s);
+        pull(s);
+    } while (s->device && !s->ended && may_write(s));
 }
 
 static struct stream *get(ErlNifEnv *env, ERL_NIF_TERM term) {
@@ -77,6 +153,7 @@ NIF(nif_xs_open) {
     struct stream *s;
     ERL_NIF_TERM term;
     void *object;
+    struct stat status;
     int error, flags;
     (void)argc;
     if (!enif_get_resource(env, argv[0], channel_type, &object)) return enif_make_badarg(env);
@@ -90,7 +167,8 @@ NIF(nif_xs_open) {
     flags = s->fd < 0 ? -1 : fcntl(s->fd, F_GETFL);
     if (!s->lock) error = -ENOMEM;
     else if (flags < 0 || fcntl(s->fd, F_SETFL, flags | O_NONBLOCK) < 0) error = -EBADF;
-    else error = polled_init(&s->polled, s->fd);
+    else error = fstat(s->fd, &status) < 0 ? -errno : polled_init(&s->polled, s->fd);
+    s->device = !error && S_ISCHR(status.st_mode);
     if (!error) error = polled_start(env, s, &s->polled, enif_make_tuple2(env, atom_irq, term));
     if (error && s->polled.fd >= 0) stream_end(env, s);
     enif_release_resource(s);
@@ -106,11 +184,15 @@ NIF(nif_xs_avail) {
     if (!s) return enif_make_badarg(env);
     enif_mutex_lock(s->lock);
     if (s->fd < 0) {
-        enif_mutex_unlock(s->lock);
+        leave(s);
         return enif_make_badarg(env);
     }
-    if (!s->ended) flow(s);
-    more_out = s->out_size && !s->ended;
+    if (s->device && s->out_size && enif_thread_type() == ERL_NIF_THR_NORMAL_SCHEDULER) {
+        leave(s);
+        return enif_schedule_nif(env, "xs_avail", ERL_NIF_DIRTY_JOB_IO_BOUND, nif_xs_avail, argc, argv);
+    }
+    flow(s);
+    more_out = !s->ended && may_write(s);
     more_in = s->in_size < XS_RING && !s->ended;
     if (s->ended && !s->in_size) {
         result = error_tuple(env, "host_down");
@@ -118,7 +200,7 @@ NIF(nif_xs_avail) {
         result = enif_make_tuple2(env, enif_make_uint64(env, s->ended ? 0 : XS_RING - s->out_size),
                                   enif_make_uint64(env, s->in_size));
     }
-    enif_mutex_unlock(s->lock);
+    leave(s);
     message = enif_make_tuple2(env, atom_irq, argv[0]);
     if (more_out) polled_arm(env, s, &s->polled, message, true);
     if (more_in) polled_arm(env, s, &s->polled, message, false);
@@ -137,11 +219,11 @@ NIF(nif_xs_read) {
         memcpy(enif_make_new_binary(env, s->in_size, &term), s->in, s->in_size);
         s->in_size = 0;
     }
-    enif_mutex_unlock(s->lock);
+    leave(s);
     return open ? term : enif_make_badarg(env);
 }
 
-/* xs_write(Xs, Binary) -> ok | badarg: there is not so much room. Sent at once as far as it goes; xs_avail sends the rest. */
+/* xs_write(Xs, Binary) -> ok | badarg: there is not so much room. xs_avail sends it. */
 NIF(nif_xs_write) {
     struct stream *s = get(env, argv[0]);
     ErlNifBinary from;
@@ -154,7 +236,7 @@ NIF(nif_xs_write) {
         memcpy(s->out + s->out_size, from.data, from.size);
         s->out_size += from.size;
     }
-    enif_mutex_unlock(s->lock);
+    leave(s);
     return fits ? atom_ok : enif_make_badarg(env);
 }
 

@@ -5,6 +5,7 @@
 -export([open_straw/6, open_tube/5, tube_refs/1, close/1, fail_user/2, in_use/1, close_fd/1]).
 -export([avail/1, read/2, write/2, write_all/2, read_frames/2, write_frames/2, poke/1, fail/2, info/1, slots/1, notify_when/2]).
 -export([uid/0, host_connect/1, host_send/3, host_receive/1, host_close/1]).
+-export([xen_grant/3, xen_map/2, xen_still_mapped/1, xen_alloc_channel/1, xen_bind_channel/2, xen_lock/1, store_open/1]).
 -export([xs_open/1, xs_avail/1, xs_read/1, xs_write/2]).
 -export([held/0]).
 -export_type([pore/0, memory/0, channel/0, host/0, xs/0, papers/0, reason/0]).
@@ -12,7 +13,8 @@
 -on_load(load/0).
 -nifs([open_straw/6, open_tube/5, tube_refs/1, close/1, fail_user/2, in_use/1, close_fd/1, avail/1, read/2, write/2,
        write_all/2, read_frames/2, write_frames/2, poke/1, fail/2, info/1, slots/1, notify_when/2, uid/0, host_connect/1,
-       host_send/3, host_receive/1, host_close/1, xs_open/1, xs_avail/1, xs_read/1, xs_write/2, held/0]).
+       host_send/3, host_receive/1, host_close/1, xen_grant/3, xen_map/2, xen_still_mapped/1, xen_alloc_channel/1,
+       xen_bind_channel/2, xen_lock/1, store_open/1, xs_open/1, xs_avail/1, xs_read/1, xs_write/2, held/0]).
 
 -opaque pore() :: reference().
 -opaque memory() :: reference().
@@ -114,6 +116,28 @@ host_receive(_Host) -> erlang:nif_error(not_loaded).
 
 -spec host_close(host()) -> boolean().
 host_close(_Host) -> erlang:nif_error(not_loaded).
+
+-spec xen_grant(non_neg_integer(), non_neg_integer(), pos_integer()) ->
+    {ok, {[non_neg_integer()], memory()}} | {error, errno()}.
+xen_grant(_Own, _Peer, _Pages) -> erlang:nif_error(not_loaded).
+
+-spec xen_map(non_neg_integer(), [non_neg_integer()]) -> {ok, memory()} | {error, errno()}.
+xen_map(_Peer, _Refs) -> erlang:nif_error(not_loaded).
+
+-spec xen_still_mapped(memory()) -> boolean().
+xen_still_mapped(_Memory) -> erlang:nif_error(not_loaded).
+
+-spec xen_alloc_channel(non_neg_integer()) -> {ok, {non_neg_integer(), channel()}} | {error, errno()}.
+xen_alloc_channel(_Peer) -> erlang:nif_error(not_loaded).
+
+-spec xen_bind_channel(non_neg_integer(), non_neg_integer()) -> {ok, {non_neg_integer(), channel()}} | {error, errno()}.
+xen_bind_channel(_Peer, _Port) -> erlang:nif_error(not_loaded).
+
+-spec xen_lock(0..1) -> {ok, channel()} | {error, errno()}.
+xen_lock(_Which) -> erlang:nif_error(not_loaded).
+
+-spec store_open(binary()) -> {ok, channel()} | {error, errno()}.
+store_open(_Path) -> erlang:nif_error(not_loaded).
 
 -spec xs_open(channel()) -> {ok, xs()} | {error, errno()}.
 xs_open(_Channel) -> erlang:nif_error(not_loaded).

@@ -11,10 +11,15 @@
 -spec open() -> xs().
 open() -> open(straw_backend).
 
-%% As a domain that is not this node's (tests).
--spec open(straw_backend:server()) -> xs().
-open(Backend) ->
-    case straw_backend:store(Backend) of
+%% As a domain that is not this node's (tests), or at a path: a socket or a device.
+-spec open(straw_backend:server() | {path, binary()}) -> xs().
+open(Where) ->
+    Opened =
+        case Where of
+            {path, Path} -> pore_nif:store_open(Path);
+            Backend -> straw_backend:store(Backend)
+        end,
+    case Opened of
         {ok, Channel} ->
             case pore_nif:xs_open(Channel) of
                 {ok, Xs} -> Xs;
@@ -22,8 +27,10 @@ open(Backend) ->
             end;
         {error, host_down} ->
             exit(host_down);
-        {error, _} ->
-            error(no_memory)
+        {error, Errno} when Errno =:= enomem; Errno =:= emfile; Errno =:= enfile; Errno =:= enospc ->
+            error(no_memory);
+        {error, Errno} ->
+            exit({no_store, Errno})
     end.
 
 %% {room for requests, bytes of responses}.

@@ -229,9 +229,9 @@ init(Options) ->
 platform(local) -> straw_local;
 platform(xen) -> straw_xen;
 platform(auto) ->
-    case code:which(straw_xen) =/= non_existing andalso element(1, file:read_file_info("/dev/xen/evtchn")) =:= ok of
-        true -> straw_xen;
-        false -> straw_local
+    case straw_xen:missing() of
+        ok -> straw_xen;
+        _ -> straw_local
     end;
 platform(Module) -> Module.
 
@@ -284,8 +284,13 @@ handle_call({take_lock, Name}, {Pid, _}, #state{locks = Locks} = State) ->
         #{Name := _} ->
             {reply, {error, taken}, State};
         _ ->
-            Monitors = (State#state.monitors)#{monitor(process, Pid) => {lock, Name}},
-            {reply, ok, State#state{locks = Locks#{Name => Pid}, monitors = Monitors}}
+            case (State#state.platform):lock(Name, State#state.inner) of
+                {ok, Inner} ->
+                    Monitors = (State#state.monitors)#{monitor(process, Pid) => {lock, Name}},
+                    {reply, ok, State#state{inner = Inner, locks = Locks#{Name => Pid}, monitors = Monitors}};
+                {error, taken} ->
+                    {reply, {error, taken}, State}
+            end
     end;
 handle_call({ask, Request}, {Pid, _} = From, #state{next = Key} = State) ->
     Monitor = monitor(process, Pid),
@@ -326,7 +331,8 @@ handle_info({'DOWN', Monitor, process, Pid, _}, #state{monitors = Monitors} = St
             Asking = (State#state.asking)#{Key := {From, Request, undefined}},
             {noreply, State#state{monitors = Monitors1, asking = Asking}};
         {{lock, Name}, Monitors1} ->
-            {noreply, State#state{monitors = Monitors1, locks = maps:remove(Name, State#state.locks)}};
+            Inner = (State#state.platform):unlock(Name, State#state.inner),
+            {noreply, State#state{inner = Inner, monitors = Monitors1, locks = maps:remove(Name, State#state.locks)}};
         {subscriber, Monitors1} ->
             {noreply, State#state{monitors = Monitors1, subscribers = maps:remove(Pid, State#state.subscribers)}};
         error ->
@@ -334,12 +340,11 @@ handle_info({'DOWN', Monitor, process, Pid, _}, #state{monitors = Monitors} = St
     end;
 handle_info({timeout, Timer, watchdog}, #state{watchdog = Timer} = State) ->
     down(timeout, State);
-handle_info({'EXIT', _, Reason}, State) ->
-    {stop, Reason, State};
 handle_info(Message, #state{platform = Platform, inner = Inner} = State) ->
-    case Platform:handle(Message, Inner) of
-        unknown -> {noreply, State};
-        Result -> news(Result, State)
+    case {Platform:handle(Message, Inner), Message} of
+        {unknown, {'EXIT', _, Reason}} -> {stop, Reason, State};
+        {unknown, _} -> {noreply, State};
+        {Result, _} -> news(Result, State)
     end.
 
 %% Whatever the end, nothing of it can be used any more.
@@ -457,11 +462,9 @@ return(Key, #thing{handle = #straw_mapping{memory = Memory}, id = Id} = Thing, S
         true ->
             {noreply, put_thing(Key, Thing#thing{state = parked}, State)};
         false ->
-            ok = pore_nif:close_fd(Memory),
-            request({unmap, Id}, {return, Key}, put_thing(Key, Thing#thing{state = asked}, State))
+            request({unmap, Id, Memory}, {return, Key}, put_thing(Key, Thing#thing{state = asked}, State))
     end;
 return(Key, #thing{handle = #straw_grant{memory = Memory}, id = Refs} = Thing, State) ->
-    ok = pore_nif:close_fd(Memory),
     request({end_access, Refs, Memory}, {return, Key}, put_thing(Key, Thing#thing{state = asked}, State));
 return(Key, #thing{handle = #straw_channel{channel = Channel}, id = Port} = Thing, State) ->
     ok = pore_nif:close_fd(Channel),

@@ -3,7 +3,7 @@
 -module(straw_local).
 -behaviour(straw_platform).
 
--export([open/1, request/3, handle/2, describe/1, close/1]).
+-export([open/1, request/3, handle/2, lock/2, unlock/2, describe/1, close/1]).
 -export([default_folder/0]).
 
 -include_lib("kernel/include/file.hrl").
@@ -85,6 +85,8 @@ connect(Socket, Retries) ->
 -spec request(straw_platform:request(), straw_platform:tag(), #local{}) ->
     {[straw_platform:news()], #local{}} | {down, term()}.
 request(Request, Tag, Local) ->
+    %% What we have mapped stays mapped; nobody maps it again.
+    _ = [ok = pore_nif:close_fd(Memory) || {Op, _, Memory} <- [Request], Op =:= end_access orelse Op =:= unmap],
     send(Local#local{unsent = queue:in({Tag, Request}, Local#local.unsent)}).
 
 -spec send(#local{}) -> {[straw_platform:news()], #local{}} | {down, term()}.
@@ -121,7 +123,7 @@ packet(Request) ->
             {grant, Peer, Pages} -> {?GRANT, [Peer, Pages]};
             {end_access, Refs, _} -> {?END_ACCESS, [length(Refs) | Refs]};
             {map, Peer, Refs} -> {?MAP, [Peer, length(Refs) | Refs]};
-            {unmap, Id} -> {?UNMAP, [Id]};
+            {unmap, Id, _} -> {?UNMAP, [Id]};
             {alloc_channel, Peer} -> {?EVTCHN_ALLOC, [Peer]};
             {bind_channel, Peer, Port} -> {?EVTCHN_BIND, [Peer, Port]};
             {close_channel, Port} -> {?EVTCHN_CLOSE, [Port]};
@@ -187,9 +189,16 @@ result({bind_channel, _, _}, ?EVTCHN_BIND, ok, [Port | _], Channel) -> {ok, {Por
 result(store, ?XENSTORE, ok, _, Channel) -> {ok, Channel};
 result(domains, ?DOMAINS, ok, [_ | Domids], none) -> {ok, Domids};
 result({end_access, _, _}, ?END_ACCESS, ok, _, none) -> {ok, ok};
-result({unmap, _}, ?UNMAP, ok, _, none) -> {ok, ok};
+result({unmap, _, _}, ?UNMAP, ok, _, none) -> {ok, ok};
 result({close_channel, _}, ?EVTCHN_CLOSE, ok, _, none) -> {ok, ok};
 result(_Request, _Op, ok, _Args, _Thing) -> {error, eproto}.
+
+%% A domain is one control connection: nobody else can have a lock of it.
+-spec lock(atom(), #local{}) -> {ok, #local{}}.
+lock(_Name, Local) -> {ok, Local}.
+
+-spec unlock(atom(), #local{}) -> #local{}.
+unlock(_Name, Local) -> Local.
 
 -spec describe(#local{}) -> #{backend := local, host := file:filename_all()}.
 describe(#local{folder = Folder}) -> #{backend => local, host => Folder}.

@@ -10,7 +10,7 @@
     | {grant, Peer :: non_neg_integer(), Pages :: pos_integer()}
     | {end_access, Refs :: [non_neg_integer()], pore_nif:memory()}
     | {map, Peer :: non_neg_integer(), Refs :: [non_neg_integer()]}
-    | {unmap, Id :: term()}
+    | {unmap, Id :: term(), pore_nif:memory()}
     | {alloc_channel, Peer :: non_neg_integer()}
     | {bind_channel, Peer :: non_neg_integer(), Port :: non_neg_integer()}
     | {close_channel, Port :: non_neg_integer()}
@@ -27,5 +27,8 @@
 -callback request(request(), tag(), State :: term()) -> {[news()], State :: term()} | {down, term()}.
 %% A message that straw_backend got and did not understand.
 -callback handle(Message :: term(), State :: term()) -> {[news()], State :: term()} | unknown | {down, term()}.
+%% One program of the domain has a lock; unlock is also said for what was never locked.
+-callback lock(Name :: atom(), State :: term()) -> {ok, State :: term()} | {error, taken}.
+-callback unlock(Name :: atom(), State :: term()) -> State :: term().
 -callback describe(State :: term()) -> #{backend := atom(), host := term()}.
 -callback close(State :: term()) -> ok.

@@ -36,7 +36,8 @@
     owners = #{} :: #{pid() => {reference(), pos_integer()}}
 }).
 
--spec start_link({local, atom()} | anonymous, straw_backend:server()) -> gen_server:start_ret().
+%% {path, Path}: a store's socket or device, not straw_backend's.
+-spec start_link({local, atom()} | anonymous, straw_backend:server() | {path, binary()}) -> gen_server:start_ret().
 start_link(anonymous, Backend) -> gen_server:start_link(?MODULE, Backend, []);
 start_link(Name, Backend) -> gen_server:start_link(Name, ?MODULE, Backend, []).
 
@@ -78,12 +79,12 @@ payload(Op, Parts) ->
 
 %% ---- the server ----
 
--spec init(straw_backend:server()) -> {ok, #state{}} | {stop, term()}.
+-spec init(straw_backend:server() | {path, binary()}) -> {ok, #state{}} | {stop, term()}.
 init(Backend) ->
     try pore_xs:open(Backend) of
         Xs -> {ok, move(#state{xs = Xs})}
     catch
-        exit:host_down -> {stop, host_down};
+        exit:Reason -> {stop, Reason};
         error:Reason -> {stop, {store, Reason}}
     end.
 
@@ -298,6 +299,8 @@ result(?XS_GET_PERMS, Payload) ->
         [One] -> {ok, One};
         More -> {ok, More}
     end;
+result(?XS_IS_DOMAIN_INTRODUCED, Payload) ->
+    {ok, chomp(Payload) =:= <<"T">>};
 result(?XS_READ, Payload) ->
     {ok, binary_to_list(chomp(Payload))};
 result(_Op, _Ok) ->
