@@ -47,7 +47,7 @@ enum {
 
 #define MAX_ATOM_CHARS 255     /* OTP's limit and LING's, in characters */
 #define LING_ID_LIMIT (1 << 18) /* LING keeps 18 bits of a port's id and of a reference's first word */
-#define SHORT_RUN 128          /* unchanged bytes up to here are copied: a piece of their own costs more */
+#define SHORT_RUN 128          /* unchanged bytes up to here are copied after own ones: a piece costs more */
 #define TRUNCATED "the term is cut short"
 
 /* Something that is being read: so many terms of it are still to come. */
@@ -149,15 +149,16 @@ static int put(Walk *w, const uint8_t *bytes, size_t size)
 /* What was read unchanged until `stop` goes on as it is. */
 static int flush(Walk *w, const uint8_t *stop)
 {
+    Transcode *t = w->t;
     size_t size = (size_t)(stop - w->run);
     const uint8_t *run = w->run;
     if (size == 0)
         return 0;
     w->run = stop;
-    if (size <= SHORT_RUN)
+    if (size <= SHORT_RUN && t->count > 0 && t->pieces[t->count - 1].kind == PIECE_OUTPUT)
         return put(w, run, size);
-    w->t->total += size;
-    return piece_add(w->t, PIECE_INPUT, false, (size_t)(run - w->t->in), size);
+    t->total += size;
+    return piece_add(t, PIECE_INPUT, false, (size_t)(run - t->in), size);
 }
 
 /* The input from `begin` to p is replaced by these bytes. */

@@ -182,6 +182,8 @@ decode_otp(Bytes, Objects) ->
                  object_start => Start,
                  object_push => fun(Key, Item, {Depth, Items}) -> {Depth, [{Key, Item} | Items]} end,
                  object_finish => fun({_, Pairs}, Outer) -> {make_object(Pairs, Objects), Outer} end,
+                 %% a few bytes must not hold a whole frame
+                 string => fun binary:copy/1,
                  integer => fun integer/1,
                  float => fun float_of/1},
     try json:decode(Bytes, {0, []}, Decoders) of
