@@ -50,7 +50,9 @@
 -callback message(Message :: term(), Busy :: boolean(), State :: term()) -> {ok, [frame()], State :: term()} |
     {close, Reason :: atom(), State :: term()}.
 -callback call(Request :: term(), gen_server:from(), Busy :: boolean(), State :: term()) ->
-    {reply, term(), [frame()], State :: term()} | {close, Reason :: atom(), State :: term()}.
+    {reply, term(), [frame()], State :: term()}
+    | {noreply, State :: term()}
+    | {close, Reason :: atom(), State :: term()}.
 -callback oversized(Length :: pos_integer(), State :: term()) -> State :: term().
 -callback closed(Reason :: atom(), Truncated :: boolean(), State :: term()) -> ok.
 
@@ -216,6 +218,8 @@ handle_call(Request, From, #s{user = {module, Module, State}, pore = Pore} = S) 
     case Module:call(Request, From, is_busy(S), State) of
         {reply, Reply, Frames, State1} ->
             reply(Reply, put_out(Frames, S#s{user = {module, Module, State1}}));
+        {noreply, State1} ->
+            done(S#s{user = {module, Module, State1}});
         {close, Reason, State1} ->
             reply({error, Reason}, start_closing(Reason, S#s{user = {module, Module, State1}}))
     end;

@@ -133,7 +133,9 @@ handle_call({close, Domid}, From, #s{straws = Straws} = S) ->
     case Straws of
         #{Domid := Found} ->
             _ = spawn(fun() ->
-                lists:foreach(fun({Straw, _}) -> straw:close(Straw) end, Found),
+                Monitors = [monitor(process, Straw) || {Straw, _} <- Found],
+                [gen_server:cast(Straw, {close, closed}) || {Straw, _} <- Found],
+                [receive {'DOWN', Monitor, _, _, _} -> ok end || Monitor <- Monitors],
                 gen_server:reply(From, ok)
             end),
             {noreply, S};
@@ -304,7 +306,10 @@ adopt(Straw, #{peer := Domid} = Info, #s{straws = Straws, by_monitor = By, openi
                 end,
             Owners = [Pid || {Pid, _} <- O#opening.callers],
             Argument = #{
-                domid => S#s.domid, owners => Owners, ling_maps => application:get_env(straw, ling_maps, false)
+                domid => S#s.domid,
+                owners => Owners,
+                ling_maps => application:get_env(straw, ling_maps, false),
+                holder => holder(Here)
             },
             _ = straw:take(Straw, strawman_straw, Argument),
             [gen_server:reply(From, ok) || From <- O#opening.callers],
@@ -314,9 +319,14 @@ adopt(Straw, #{peer := Domid} = Info, #s{straws = Straws, by_monitor = By, openi
                 opening = Left
             },
             #{Domid := [{First, _} | _]} = S1#s.straws,
+            [Holder ! {partner, Straw, First =:= Straw} || Holder <- [holder(Here)], is_pid(Holder)],
             lists:foreach(fun(Item) -> pass(First, Item) end, lists:reverse(O#opening.waiting)),
             S1
     end.
+
+%% Of two straws to a domain the one that came first has the tables for both.
+holder([{Straw, _} | _]) -> Straw;
+holder([]) -> undefined.
 
 %% Of two, each opened by one side, that of the lower domain comes first: both sides choose the same.
 order(Straws, Me) ->

@@ -2,6 +2,9 @@
 %%
 %% From the BEAM: {envelope, Addr, Msg}, from anybody, as a message or a call. From the straw: to what is exported, to the
 %% processes that were given out on this very straw, and to nobody else.
+%%
+%% A LING that opens when we do has two straws with us, sends on either and knows our pids on both: the straw that came
+%% first then has the tables for both (the holder), the other one only carries frames (its partner).
 -module(strawman_straw).
 -behaviour(straw).
 
@@ -23,6 +26,10 @@
     format :: erlang | json,
     options :: map(),
     ids :: straw_ids:ids() | undefined,
+    %% who has the tables, when it is not this one
+    holder :: pid() | undefined,
+    %% the other straw that this one has the tables of, and whether it is the one to send on
+    partner :: {pid(), boolean()} | undefined,
     owners = [] :: [pid()],
     told_busy = false :: boolean(),
     %% local receivers since the last look at their queues
@@ -30,34 +37,67 @@
     delivered = 0 :: non_neg_integer()
 }).
 
--spec init(#{domid := non_neg_integer(), owners := [pid()], ling_maps := boolean()}, straw:info()) -> #h{}.
-init(#{domid := Domid, owners := Owners, ling_maps := Maps}, #{peer := Peer, format := Format, dialect := Dialect}) ->
+-spec init(Argument, straw:info()) -> #h{} when
+    Argument :: #{
+        domid := non_neg_integer(), owners := [pid()], ling_maps := boolean(), holder => pid() | undefined
+    }.
+init(#{domid := Domid, owners := Owners, ling_maps := Maps} = Argument, Info) ->
+    #{peer := Peer, format := Format, dialect := Dialect} = Info,
     _ = erlang:send_after(?EXPIRE, self(), expire),
-    Ids =
-        case Format of
-            erlang -> straw_ids:new(#{domid => Domid, peer => Peer, dialect => Dialect, straw => self()});
-            json -> undefined
-        end,
-    #h{
+    H = #h{
         domid = Domid,
         peer = Peer,
         format = Format,
         options = #{format => Format, dialect => Dialect, ling_maps => Maps},
-        ids = Ids,
         owners = Owners
-    }.
+    },
+    case Argument of
+        #{holder := Holder} when is_pid(Holder) ->
+            _ = monitor(process, Holder),
+            H#h{holder = Holder};
+        _ ->
+            with_tables(H)
+    end.
+
+with_tables(#h{format = json} = H) ->
+    H#h{holder = undefined};
+with_tables(#h{domid = Domid, peer = Peer, options = #{dialect := Dialect}} = H) ->
+    Ids = straw_ids:new(#{domid => Domid, peer => Peer, dialect => Dialect, straw => self()}),
+    H#h{holder = undefined, ids = Ids}.
 
 %% ── from the BEAM to the straw ──
 
 -spec message(term(), boolean(), #h{}) -> {ok, [iodata()], #h{}} | {close, atom(), #h{}}.
+message({envelope, _, _} = Envelope, _Busy, #h{holder = Holder} = H) when is_pid(Holder) ->
+    Holder ! Envelope,
+    {ok, [], H};
 message({envelope, Addr, Msg}, Busy, H) ->
     case forward(Addr, Msg, Busy, H) of
-        {ok, Frame, H1} -> {ok, [Frame], H1};
+        {ok, Frame, H1} -> {ok, mine(Frame, H1), H1};
         {error, ids_exhausted, H1} -> {close, ids_exhausted, H1};
         {error, _Reason, H1} -> {ok, [], H1}
     end;
 message({add_owner, Pid}, _Busy, H) ->
     {ok, [], add_owner(Pid, H)};
+message({carry, _Frame}, true, H) ->
+    strawman_exports:count(dropped_busy),
+    tell(H, {straw_busy, H#h.peer}),
+    {ok, [], H};
+message({carry, Frame}, false, H) ->
+    {ok, [Frame], H};
+message({carried, Frames}, _Busy, #h{holder = undefined} = H) ->
+    case frames(Frames, H) of
+        {ok, H1} -> {ok, [], H1};
+        {pause, _, H1} -> {ok, [], H1};
+        {close, Reason, H1} -> {close, Reason, H1}
+    end;
+message({partner, Pid, First}, _Busy, H) ->
+    _ = monitor(process, Pid),
+    {ok, [], H#h{partner = {Pid, First}}};
+message({'DOWN', _, process, Pid, _}, _Busy, #h{partner = {Pid, _}} = H) ->
+    {ok, [], H#h{partner = undefined}};
+message({'DOWN', _, process, Pid, _}, _Busy, #h{holder = Pid} = H) ->
+    {ok, [], with_tables(H)};
 message({'DOWN', Monitor, process, _, _}, _Busy, #h{ids = Ids} = H) when Ids =/= undefined ->
     {ok, [], H#h{ids = straw_ids:down(Monitor, Ids)}};
 message(expire, _Busy, #h{ids = Ids} = H) ->
@@ -69,10 +109,14 @@ message(expire, _Busy, #h{ids = Ids} = H) ->
 message(_, _Busy, H) ->
     {ok, [], H}.
 
--spec call(term(), gen_server:from(), boolean(), #h{}) -> {reply, term(), [iodata()], #h{}} | {close, atom(), #h{}}.
+-spec call(term(), gen_server:from(), boolean(), #h{}) ->
+    {reply, term(), [iodata()], #h{}} | {noreply, #h{}} | {close, atom(), #h{}}.
+call(Request, From, _Busy, #h{holder = Holder} = H) when is_pid(Holder) ->
+    Holder ! {'$gen_call', From, Request},
+    {noreply, H};
 call({envelope, Addr, Msg}, _From, Busy, H) ->
     case forward(Addr, Msg, Busy, H) of
-        {ok, Frame, H1} -> {reply, ok, [Frame], H1};
+        {ok, Frame, H1} -> {reply, ok, mine(Frame, H1), H1};
         {error, ids_exhausted, H1} -> {close, ids_exhausted, H1};
         {error, Reason, H1} -> {reply, {error, Reason}, [], H1}
     end;
@@ -89,6 +133,13 @@ call(counts, _From, _Busy, #h{ids = Ids} = H) ->
     {reply, straw_ids:counts(Ids), [], H};
 call(_, _From, _Busy, H) ->
     {reply, {error, unknown_request}, [], H}.
+
+%% The frame leaves on this straw, or on the other one.
+mine(Frame, #h{partner = {Pid, true}}) ->
+    Pid ! {carry, Frame},
+    [];
+mine(Frame, _H) ->
+    [Frame].
 
 forward(_Addr, _Msg, true, #h{told_busy = Told} = H) ->
     strawman_exports:count(dropped_busy),
@@ -117,6 +168,12 @@ tell(#h{owners = Owners}, Message) ->
 
 %% Whatever the peer wrote: it is delivered, or counted and reported. The straw lives on.
 -spec frames([binary()], #h{}) -> {ok, #h{}} | {pause, pos_integer(), #h{}} | {close, atom(), #h{}}.
+frames(Frames, #h{holder = Holder} = H) when is_pid(Holder) ->
+    Holder ! {carried, Frames},
+    case is_slow(Holder) of
+        true -> {pause, ?PAUSE, H};
+        false -> {ok, H}
+    end;
 frames([], H) ->
     keep_up(H);
 frames([Frame | Frames], #h{options = Options, ids = Ids} = H) ->
