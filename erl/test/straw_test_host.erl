@@ -2,7 +2,7 @@
 %% It ends with the process that started it.
 -module(straw_test_host).
 
--export([start/0, stop/1, folder/1, kill/1]).
+-export([start/0, stop/1, folder/1, kill/1, device/0]).
 -export([domain/1, wait_until/1]).
 
 -record(host, {port :: port(), folder :: string(), pid :: string()}).
@@ -34,6 +34,15 @@ folder(#host{folder = Folder}) -> Folder.
 kill(#host{pid = Pid}) ->
     _ = os:cmd("kill -KILL " ++ Pid),
     ok.
+
+%% A device with a store behind it (fake_xenbus.py): {Port, Path}. It ends with the port.
+-spec device() -> {port(), binary()}.
+device() ->
+    Script = filename:join([root(), "erl", "test", "fake_xenbus.py"]),
+    Port = open_port({spawn_executable, python()}, [{args, [Script]}, {env, [{"LD_PRELOAD", false}]}, {line, 100}]),
+    receive
+        {Port, {data, {eol, Path}}} -> {Port, list_to_binary(Path)}
+    end.
 
 %% A domain of this host, linked to the caller: {its straw_backend, its id}.
 -spec domain(#host{}) -> {pid(), non_neg_integer()}.

@@ -21,7 +21,7 @@ CC = os.environ.get("CC", "gcc")
 LIMIT = 280
 
 #: Those that need nothing but the pores; the others are run by the tests of what they test.
-PORES = ("pore_tests", "pore_straw_tests", "straw_backend_tests", "xenstore_tests")
+PORES = ("pore_tests", "pore_straw_tests", "pore_xs_device_tests", "straw_backend_tests", "xenstore_tests")
 
 
 @pytest.fixture(scope="module")
