@@ -13,8 +13,10 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from pores.aio import Membrane
@@ -27,6 +29,7 @@ from pores.tube import Tube, TubeDriver
 from pores.work import Limits
 from pores.xenstore.client import XenStore
 
+HERE = Path(__file__).parent
 TOP = "data/agent"
 #: An emulated machine takes long for what is a matter of milliseconds.
 LIMITS = Limits(open_time=40, opener_time=60, old_time=10)
@@ -50,6 +53,7 @@ class Agent:
         self.pores: dict[str, Any] = {}
         self.ended: list[tuple[int, str]] = []
         self.programs: dict[str, asyncio.subprocess.Process] = {}
+        self.said: dict[str, str] = {}
 
     # ── a domain's life ──
 
@@ -240,6 +244,51 @@ class Agent:
             process.kill()
             said, _ = await process.communicate()
         return {"status": process.returncode, "said": said.decode("utf-8", "replace")[-1500:]}
+
+    async def do_begin(self, name: str, command: list[str]) -> Any:
+        """Starts a program that goes on; `said` reads what it says, `finish` ends it. PYTHON, TALK and EBIN are
+        replaced by what they are here.
+        """
+        here = {
+            "PYTHON": sys.executable,
+            "TALK": str(HERE / "talk"),
+            "EBIN": os.environ.get("AGENT_EBIN", "/erl/straw/ebin"),
+        }
+        words = [re.sub("^(PYTHON|TALK|EBIN)", lambda match: here[match[1]], word) for word in command]
+        environment = {key: value for key, value in os.environ.items() if key != "AGENT_DOMID"}
+        self.programs[name] = await asyncio.create_subprocess_exec(
+            *words,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment,
+        )
+        self.said[name] = ""
+        return {}
+
+    async def do_said(self, name: str, pattern: str) -> Any:
+        """Waits until a program has said something that matches; the first group, or all of it."""
+        output = self.programs[name].stdout
+        assert output is not None
+        while not (match := re.search(pattern, self.said[name], re.MULTILINE)):
+            data = await output.read(4096)
+            if not data:
+                raise AssertionError(f"{name} has ended: {self.said[name][-1200:]}")
+            self.said[name] += data.decode("utf-8", "replace")
+        return match[match.lastindex or 0]
+
+    async def do_finish(self, name: str) -> Any:
+        """Ends a program, if it has not ended by itself."""
+        process = self.programs.pop(name)
+        if process.returncode is None:
+            process.terminate()
+        try:
+            async with asyncio.timeout(10):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        return {"status": process.returncode, "said": self.said.pop(name)[-1000:]}
 
 
 _MEMORY = ("memfd:strawbridge", "/dev/xen/gntdev", "/dev/xen/gntalloc")

@@ -242,7 +242,7 @@ def project(wheel: Path, compiler: str, work: Path) -> Part:
         archive.extractall(site)
     tests = gathered / "tests/xen"
     tests.mkdir(parents=True)
-    for file in HERE.glob("*.py"):
+    for file in (*HERE.glob("*.py"), *HERE.glob("*.escript")):
         shutil.copy(file, tests)
     compile_all(compiler, gathered)
     part.tree(gathered)
@@ -270,8 +270,6 @@ def application() -> Part:
     for below in ("ebin", "priv"):
         if (ROOT / "erl" / below).is_dir():
             part.tree(ROOT / "erl" / below, below=f"/erl/straw/{below}")
-    for test in (HERE / "guest").glob("*.escript"):
-        part.add(f"tests/xen/{test.name}", test.read_bytes())
     return part
 
 
@@ -370,7 +368,7 @@ def build(work: Path) -> None:
         rig.part(
             "project",
             lambda: project(rig.wheel(), rig.compiler, work),
-            _content("node/**/*.py*", "pores/**/*.py*", "csrc/**/*.[ch]", "csrc/ffi/*", "setup.py", "tests/xen/*.py"),
+            _content("node/**/*.py*", "pores/**/*.py*", "csrc/**/*.[ch]", "csrc/ffi/*", "setup.py", "tests/xen/*"),
         ),
         rig.part("application", application, guest, _content("erl/ebin/*", "erl/priv/*")),
     ]

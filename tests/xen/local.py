@@ -51,6 +51,7 @@ class Local:
             **os.environ,
             "STRAWBRIDGE_HOST": str(self.rundir),
             "AGENT_DOMID": str(domid),
+            "AGENT_EBIN": str(AGENT.parents[2] / "erl/ebin"),
             "PYTHONPATH": str(AGENT.parents[2]),
         }
         process = await asyncio.create_subprocess_exec(sys.executable, str(AGENT), env=environment)

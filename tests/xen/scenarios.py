@@ -25,6 +25,8 @@ class Scenario:
     name: str
     run: Callable[[Platform], Awaitable[None]]
     only: str = ""
+    beam: bool = False
+    """Needs Erlang, and the application in erl/."""
 
 
 SCENARIOS: list[Scenario] = []
@@ -32,9 +34,10 @@ SCENARIOS: list[Scenario] = []
 
 def scenario(
     only: str = "",
+    beam: bool = False,
 ) -> Callable[[Callable[[Platform], Awaitable[None]]], Callable[[Platform], Awaitable[None]]]:
     def add(run: Callable[[Platform], Awaitable[None]]) -> Callable[[Platform], Awaitable[None]]:
-        SCENARIOS.append(Scenario(run.__name__, run, only))
+        SCENARIOS.append(Scenario(run.__name__, run, only, beam))
         return run
 
     return add
@@ -339,6 +342,78 @@ async def a_guest_loses_its_guest(on: Platform) -> None:
         await two.do("start")
         await opened(one, two)
         await cut(on, one, two, on.destroy)
+
+
+# ── nodes and BEAMs ──
+
+PYTHON_TALK = ("PYTHON", "TALK.py")
+BEAM_TALK = ("escript", "TALK.escript", "EBIN")
+
+
+@contextlib.asynccontextmanager
+async def program(domain: Domain, *command: str) -> AsyncIterator[None]:
+    """A program in a domain, beside its agent."""
+    await domain.do("begin", name=command[1], command=command)
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"{command}: {await domain.do('finish', name=command[1])}")
+        raise
+    await domain.do("finish", name=command[1])
+
+
+async def said(domain: Domain, command: tuple[str, ...], pattern: str) -> str:
+    found: str = await domain.do("said", name=command[1], pattern=pattern)
+    return found
+
+
+async def ask(domain: Domain, command: tuple[str, ...], peer: str) -> None:
+    """A program asks a domain's `echo`, and has all its answers."""
+    async with program(domain, *command, "ask", peer):
+        assert await said(domain, command, r"^answered (\d+)$") == "6"
+
+
+@scenario()
+async def nodes_talk(on: Platform) -> None:
+    """Envelopes between processes of Python nodes, opened from either."""
+    outside, inside = await on.outside(), await on.inside("one")
+    for server, asker in ((outside, inside), (inside, outside)):
+        async with program(server, *PYTHON_TALK, "serve"):
+            await ask(asker, PYTHON_TALK, await said(server, PYTHON_TALK, r"^domain (\d+)$"))
+
+
+@scenario(beam=True)
+async def a_node_and_a_beam(on: Platform) -> None:
+    """A Python node outside, a BEAM without distribution in the guest; either opens."""
+    outside, inside = await on.outside(), await on.inside("one")
+    async with program(outside, *PYTHON_TALK, "serve"):
+        await ask(inside, BEAM_TALK, await said(outside, PYTHON_TALK, r"^domain (\d+)$"))
+    async with program(inside, *BEAM_TALK, "serve"):
+        domid = await said(inside, BEAM_TALK, r"^domain (\d+)$")
+        await said(inside, BEAM_TALK, "^serving$")
+        await ask(outside, PYTHON_TALK, domid)
+
+
+@scenario(beam=True)
+async def a_beam_behind_the_gateway(on: Platform) -> None:
+    """From a guest to a process on a BEAM outside: through the Python node there, which is in the BEAM's cluster."""
+    outside, inside = await on.outside(), await on.inside("one")
+    beam = ("env", "ERL_FLAGS=-name behind@127.0.0.1 -setcookie scenarios", *BEAM_TALK[:2], "-", "beam")
+    async with program(outside, *beam):
+        await said(outside, beam, "^node behind@127.0.0.1$")
+        async with program(outside, *PYTHON_TALK, "gate", "behind@127.0.0.1"):
+            domid = await said(outside, PYTHON_TALK, r"^domain (\d+)$")
+            await said(outside, PYTHON_TALK, "^connected$")
+            await ask(inside, PYTHON_TALK, domid)
+
+
+@scenario(beam=True)
+async def two_beams_in_guests(on: Platform) -> None:
+    one, two = await on.inside("one"), await on.inside("two")
+    async with program(one, *BEAM_TALK, "serve"):
+        domid = await said(one, BEAM_TALK, r"^domain (\d+)$")
+        await said(one, BEAM_TALK, "^serving$")
+        await ask(two, BEAM_TALK, domid)
 
 
 # ── what only a real Xen has ──

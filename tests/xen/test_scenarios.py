@@ -7,6 +7,7 @@ one boot, in the first test that wants one; its console is kept as build/xen/con
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 from pathlib import Path
 
@@ -26,6 +27,9 @@ ON_XEN = [pytest.param(one, id=one.name) for one in SCENARIOS if one.only in (""
 
 @pytest.mark.parametrize("scenario", ON_BOTH)
 def test_local(scenario: Scenario, tmp_path: Path) -> None:
+    if scenario.beam and (shutil.which("escript") is None or not (HERE.parents[1] / "erl/ebin/straw.app").exists()):
+        pytest.skip("no escript, or erl/ is not built (make erl)")
+
     async def main() -> None:
         platform = Local(tmp_path / "host")
         await platform.start()
