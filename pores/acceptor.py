@@ -13,6 +13,9 @@ __all__ = ["Acceptor"]
 class Acceptor(Negotiation):
     """The actions of the table's active rows. `_judge_x` makes an input of what the store said to x."""
 
+    def _may_leave(self) -> bool:
+        return self.state == "INITIALISED" or (self.state == "INITIALISING" and self.peer_kind)
+
     def _look_steps(self) -> tuple[Step, ...]:
         return (("read", f"{self.peer_dir}/state"),)
 

@@ -68,6 +68,9 @@ class Machine:
         self._tokens_at = 0.0
         self._opens: dict[tuple[int, str], tuple[float, Terms | None]] = {}
         self._stop_at: float | None = None
+        self._shutting = False
+        self._coming: dict[int, float] = {}
+        """Who has made its directory and not knocked yet, when we stop: until when it is waited for."""
         self._down = False
         self._now = 0.0
 
@@ -93,7 +96,8 @@ class Machine:
         times.extend(late_at for late_at, _ in self._opens.values())
         if self._stop_at is not None and self.state == "stopping":
             times.append(self._stop_at)
-        if self._knocks and self.state == "running":
+        times.extend(self._coming.values())
+        if self._knocks and self._serves:
             times.append(self._tokens_at + self.limits.poll_time)
         return min(times, default=None)
 
@@ -106,8 +110,11 @@ class Machine:
                 del self._opens[name]
                 self.tell(Refused(*name, "timeout"))
         self._look_at_knocks(now)
+        for peer, until in list(self._coming.items()):
+            if now >= until:
+                del self._coming[peer]
+                self._check_stopped()
         if self._stop_at is not None and now >= self._stop_at and self.state == "stopping":
-            self._stop_at = None
             self._remove_trees()
 
     def changed(self, key: Key, now: float) -> None:
@@ -120,10 +127,9 @@ class Machine:
     def knocked(self, path: str, now: float) -> None:
         """The watch of our own top directory has fired, with this absolute path."""
         self._now = now
-        if self.state != "running":
-            return
         if path == self.active_top:  # the watch's first event, or the whole tree: whoever is there
-            self.put(StoreWork(None, "scan", self._scan_steps()))
+            if self.state == "running":
+                self.put(StoreWork(None, "scan", self._scan_steps()))
             return
         knocker = self.kind.layout.knocker(self.me, path)
         if knocker is None:
@@ -219,7 +225,7 @@ class Machine:
                     pore.feed("late", now)
 
     def stop(self, now: float) -> None:
-        """Closes all; ends in Stopped."""
+        """Closes all, having let in who knocks: a LING would wait for ever, or crash. Ends in Stopped."""
         self._now = now
         if self.state in ("stopping", "stopped"):
             return
@@ -229,14 +235,14 @@ class Machine:
             return
         starting, self.state = self.state == "starting", "stopping"
         self._stop_at = now + self.limits.stop_time
-        self._knocks.clear()
         for name in list(self._opens):
             del self._opens[name]
             self.tell(Refused(*name, "stopped"))
         for pore in list(self.pores.values()):
-            pore.feed("close", now, "stopped")
+            if pore.peer_kind or pore.role == PASSIVE or pore.state not in _PENDING:
+                pore.feed("close", now, "stopped")
         if not starting:
-            self._check_stopped()
+            self._shut_door()
 
     # ── ends ──
 
@@ -266,6 +272,7 @@ class Machine:
         self.pores.clear()
         self._work.clear()
         self._knocks.clear()
+        self._coming.clear()
         if self.state != "stopped":
             self.state = "stopped"
             self.tell(Stopped())
@@ -295,10 +302,10 @@ class Machine:
             if waiting is not None:
                 self._open(peer, tid, now, *waiting)
             self._free(pore.key)
+        if self._knocks:
+            self._look_at_knocks(now)
         if self.state == "stopping":
             self._check_stopped()
-        elif self._knocks:
-            self._look_at_knocks(now)
 
     def glare(self, theirs: Negotiation, now: float) -> str:
         """Their knock is genuine: does it stand behind one of ours? Only between our own kind; a LING gets both."""
@@ -335,9 +342,14 @@ class Machine:
         many = self.kind.layout.many and sum(key.peer == peer for key in self.pores) >= self.limits.per_peer
         return many or len(self.pores) >= self.limits.pores
 
+    @property
+    def _serves(self) -> bool:  # knocks: also when we stop, until the trees are removed
+        return self.state == "running" or (self.state == "stopping" and self._stop_at is not None)
+
     def _knock(self, peer: int, tid: str, now: float) -> None:
-        if self.state != "running":
+        if not self._serves:
             return
+        self._coming.pop(peer, None)
         pore = self.pores.get(Key(ACTIVE, peer, tid))
         if pore is not None:
             pore.again = True
@@ -440,7 +452,7 @@ class Machine:
             self.host_down(now)
             return
         if self.state != "starting":
-            self._check_stopped()
+            self._shut_door()
             return
         self.state = "running"
         self.tell(Started())
@@ -450,12 +462,32 @@ class Machine:
         for (peer, tid), waiting in opens:
             self._open(peer, tid, now, *waiting)
 
+    def _shut_door(self) -> None:
+        """From now on a peer's MKDIR is refused, which it takes for `not_found`."""
+        self._shutting = True
+        shut = ("set_perms", self.active_top, f"r{self.me}")
+        self.put(StoreWork(None, "shut", (shut, *self._scan_steps())))
+
+    def _shut(self, work: StoreWork, result: StoreResult, now: float) -> None:
+        self._shutting = False
+        if self._stop_at is None:
+            return
+        if not result.error and not self.kind.layout.many:
+            for peer in self._pairs(result.values[1]):
+                if Key(ACTIVE, peer, "") not in self.pores and (peer, "") not in self._knocks:
+                    self._coming[peer] = now + self.limits.shut_time
+        self._check_stopped()
+
     def _check_stopped(self) -> None:
-        if not any(pore.state != GONE for pore in self.pores.values()) and self._stop_at is not None:
-            self._stop_at = None
+        if self._stop_at is None or self._shutting or self._knocks or self._coming:
+            return
+        if all(pore.state == GONE for pore in self.pores.values()):
             self._remove_trees()
 
     def _remove_trees(self) -> None:
+        self._stop_at = None
+        self._knocks.clear()
+        self._coming.clear()
         steps = (("unwatch", self.active_top), ("delete", self.passive_top), ("delete", self.active_top))
         self.put(StoreWork(None, "removed", steps))
 

@@ -132,11 +132,18 @@ class Negotiation:
             self.feed(what, now, why)
         if self.busy or self.state == GONE:
             return
+        if self.machine.state == "stopping" and self._may_leave():
+            self.feed("close", now, "stopped")
+            return
         if self._peer_dead and (self.state, "gone") in TABLE[self.role]:
             self.feed("gone", now)
         elif self._dirty and self.watching:
             self.look()
         self.plan(now)
+
+    def _may_leave(self) -> bool:
+        """It was let in while we stop, and is so far that it can be sent away again."""
+        return False
 
     # ── from outside ──
 

@@ -179,6 +179,8 @@ class Limits:
     report_time: float = 10.0
     """When pages that a peer does not unmap are reported."""
     stop_time: float = 2.0
+    shut_time: float = 0.5
+    """What one gets to knock, who has made its directory when we stop."""
 
     def __post_init__(self) -> None:
         numbers: Mapping[str, float] = self.__dict__

@@ -17,7 +17,8 @@ from .world import Broken, World
 
 __all__ = ["Ling"]
 
-Wait = tuple[str, str]
+#: A path and the state to wait for there; None: others may do something here.
+Wait = tuple[str, str] | None
 
 
 class Ling:
@@ -162,11 +163,13 @@ class Ling:
         except XenstoreError:
             self.opened[peer] = "not_found"
             return
+        yield None
         tid = s.start_transaction()
         s.mkdir(warts, tid)
         s.write(f"{warts}/straw", straw.encode(), tid)
         s.write(f"{warts}/state", b"2", tid)
         s.write(f"{straw}/warts", warts.encode(), tid)
+        yield None
         s.end_transaction(tid, True)
         self._watch(f"{straw}/state")
         yield (f"{straw}/state", "3")
