@@ -136,7 +136,9 @@ class Call(Waiter):
         elif reason is NOPROC:
             self.fail(NoProc(self._target))
         elif reason is NOCONNECTION:
-            self.fail(NodeDown(_node_of(self._target).name, "no connection"))
+            node = _node_of(self._target)  # ours: what ended there stood for a process beyond a straw
+            why = "the straw has closed" if node is self._router.name else "no connection"
+            self.fail(NodeDown(node.name, why))
         else:
             self.fail(CallExit(reason))
 

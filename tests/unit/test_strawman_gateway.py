@@ -314,7 +314,7 @@ def test_a_straw_that_closes_ends_calls(by_pid: bool) -> None:
             await until(lambda: a.strawman.tables(2).refs == 1)
             await b.strawman.close(1)
             for call in calls:
-                with pytest.raises(NodeDown):
+                with pytest.raises(NodeDown, match="the straw has closed"):
                     await call
             assert a.strawman.tables(2) == b.strawman.tables(1) == EMPTY
 
