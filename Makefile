@@ -16,12 +16,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # What the extensions are built from, as in setup.py.
 SOURCES := $(wildcard csrc/etf/*.[ch] csrc/pore/*.[ch] csrc/include/*.h csrc/ffi/*.py)
 
-.PHONY: help run test lint format bench java build erl clean distclean
+.PHONY: help run test test-xen lint format bench java build erl clean distclean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make run     set up, then a Python node and a real BEAM talk to each other, step by step'
 	@echo 'make test    set up, then all tests (PYTEST_ARGS="-k ..." for some)'
+	@echo 'make test-xen  only the tests on a Xen that is booted under qemu, some minutes (they are part of make test)'
 	@echo 'make erl     the OTP application straw in erl/'
 	@echo 'make java    the JDK and Jinterface, for the tests of a Java node (large)'
 	@echo 'make lint    ruff, mypy --strict, pyright'
@@ -35,8 +36,15 @@ run: build
 
 test: build
 	@tools/debian.sh test
+	@tools/debian.sh xen
 	@$(MAKE) --no-print-directory erl
 	$(PY) -m pytest $(PYTEST_ARGS)
+
+# Only the scenarios of domains, here and on a Xen that is booted under qemu; what its console said is in build/xen.
+test-xen: build
+	@tools/debian.sh xen
+	@$(MAKE) --no-print-directory erl
+	$(PY) -m pytest tests/xen $(PYTEST_ARGS)
 
 # The BEAM's side. Without OTP's compiler its tests skip, and say so.
 erl:

@@ -1,10 +1,11 @@
 #!/bin/sh
 # Installs the Debian packages that are missing, where it may; says what is missing where it may not, and goes on.
 #
-#   tools/debian.sh build|test|java       PYTHON in the environment: the Python that the virtual environment is made with
+#   tools/debian.sh build|test|xen|java   PYTHON in the environment: the Python that the virtual environment is made with
 #
 # build: what the venv and the extension need, by looking whether it works, so that a Python from elsewhere is fine.
 # test:  the BEAMs and tools of the interop tests, and Xen's programs for the store.
+# xen:   what boots a Xen without one; what it boots is fetched by the tests themselves and not installed (tests/xen).
 # java:  the JDK and Jinterface, large and therefore apart.
 set -u
 PYTHON=${PYTHON:-python3}
@@ -12,6 +13,7 @@ PYTHON=${PYTHON:-python3}
 TEST="erlang-base erlang-dev erlang-eunit erlang-crypto erlang-ssl erlang-public-key erlang-asn1
       erlang-runtime-tools erlang-syntax-tools erlang-tools elixir
       xenstore-utils xen-utils-4.17"
+XEN="qemu-system-x86"
 JAVA="default-jdk-headless default-jre-headless erlang-jinterface"
 
 has_header() {
@@ -38,9 +40,10 @@ missing_packages() {
 case ${1:-} in
     build) missing=$(missing_for_build) ;;
     test) missing=$(missing_packages $TEST) ;;
+    xen) missing=$(command -v qemu-system-x86_64 >/dev/null || missing_packages $XEN) ;;
     java) missing=$(command -v javac >/dev/null && missing_packages erlang-jinterface || missing_packages $JAVA) ;;
     *)
-        echo "usage: tools/debian.sh build|test|java" >&2
+        echo "usage: tools/debian.sh build|test|xen|java" >&2
         exit 2
         ;;
 esac
