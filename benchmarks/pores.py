@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,9 @@ RING = 262144  # the wide straw that is compared; --ring
 HEAD = 4
 READ = 65536
 
-# ---- Python's transports: (send, receive) of one side, made after the fork ----
+# ---- Python's transports: (sender, receive) of one side, made after the fork ----
 
-Send = Callable[[bytes, bytes], object]  # payload, frame
+Send = Callable[[bytes, bytes], Callable[[], object]]  # payload, frame: what sends them
 Receive = Callable[[], int]  # how many messages came; blocks until there is one
 
 
@@ -74,24 +75,27 @@ class Parser:
 
 def by_unix(sides: Any, index: int) -> tuple[Send, Receive]:
     end, parser = sides[index], Parser()
-    return (lambda payload, frame: end.sendall(frame)), (lambda: parser.feed(end.recv(READ)))
+    return (lambda payload, frame: partial(end.sendall, frame)), (lambda: parser.feed(end.recv(READ)))
 
 
 def by_pipe(sides: Any, index: int) -> tuple[Send, Receive]:
     (read0, write0), (read1, write1) = sides
     read, write, parser = (read0, write1, Parser()) if index == 0 else (read1, write0, Parser())
 
-    def send(payload: bytes, frame: bytes) -> None:
-        done = os.write(write, frame)
-        while done < len(frame):
-            done += os.write(write, memoryview(frame)[done:])
+    def sender(payload: bytes, frame: bytes) -> Callable[[], None]:
+        def send(write: int = write, frame: bytes = frame, size: int = len(frame)) -> None:
+            done = os.write(write, frame)
+            while done < size:
+                done += os.write(write, memoryview(frame)[done:])
 
-    return send, (lambda: parser.feed(os.read(read, READ)))
+        return send
+
+    return sender, (lambda: parser.feed(os.read(read, READ)))
 
 
 def by_mp(sides: Any, index: int) -> tuple[Send, Receive]:
     end = sides[index]
-    return (lambda payload, frame: end.send_bytes(payload)), (lambda: end.recv_bytes() is not None)
+    return (lambda payload, frame: partial(end.send_bytes, payload)), (lambda: end.recv_bytes() is not None)
 
 
 def by_zmq(path: str, index: int) -> tuple[Send, Receive]:
@@ -99,7 +103,7 @@ def by_zmq(path: str, index: int) -> tuple[Send, Receive]:
 
     socket = zmq.Context().socket(zmq.PAIR)
     (socket.bind if index == 0 else socket.connect)(f"ipc://{path}")
-    return (lambda payload, frame: socket.send(payload)), (lambda: socket.recv() is not None)
+    return (lambda payload, frame: partial(socket.send, payload)), (lambda: socket.recv() is not None)
 
 
 def open_pore(sides: Any, index: int, ring: int) -> Any:
@@ -119,29 +123,41 @@ def by_pore(sides: Any, index: int, ring: int) -> tuple[Send, Receive]:
     write, read, wait_read, wait_write = pore.write, pore.read, pore.wait_read, pore.wait_write
     half = (ring or 16376) // 2
 
-    def send(payload: bytes, frame: bytes) -> None:
-        done = write(frame)
-        while done < len(frame):
-            wait_write(min(half, len(frame) - done))
-            done += write(memoryview(frame)[done:])
+    def sender(payload: bytes, frame: bytes) -> Callable[[], None]:
+        def send() -> None:
+            done = write(frame)
+            while done < len(frame):
+                wait_write(min(half, len(frame) - done))
+                done += write(memoryview(frame)[done:])
+
+        return send
 
     def receive() -> int:
         wait_read()
         return parser.feed(read())
 
-    return send, receive
+    return sender, receive
 
 
-def by_messages(sides: Any, index: int, ring: int, gather: bool) -> tuple[Send, Receive]:
-    """As a user of messages does: send one by one, or post and flush."""
+MANY = 256
+
+
+def by_messages(sides: Any, index: int, ring: int, how: str) -> tuple[Send, Receive]:
+    """As a user of messages does: send one by one, post and flush, or send_all of many at a time."""
     from pores.messages import Messages
 
     messages = Messages(open_pore(sides, index, ring))
     CURRENT.append(messages)
     if index == 0:
         wake(messages.pore)
-    send, receive = messages.post if gather else messages.send, messages.receive_all
-    return (lambda payload, frame: send(payload)), (lambda: len(receive()))
+    receive = messages.receive_all
+
+    def sender(payload: bytes, frame: bytes) -> Callable[[], None]:
+        if how == "all":
+            return partial(messages.send_all, [payload] * (MANY if len(payload) > 1 else 1))
+        return partial(messages.post if how == "post" else messages.send, payload)
+
+    return sender, (lambda: len(receive()))
 
 
 CURRENT: list[Any] = []  # the Messages of this measurement: not to be forgotten
@@ -183,7 +199,7 @@ def maker(transport: str) -> Callable[[Any, int], tuple[Send, Receive]]:
     name, _, size = transport.partition(":")
     if name == "pore":
         return lambda sides, index: by_pore(sides, index, int(size or 0))
-    return MAKERS.get(name) or (lambda sides, index: by_messages(sides, index, int(size or 0), name == "post"))
+    return MAKERS.get(name) or (lambda sides, index: by_messages(sides, index, int(size or 0), name))
 
 
 def one(transport: str, what: str, size: int, messages: int, where: str) -> float:
@@ -192,6 +208,8 @@ def one(transport: str, what: str, size: int, messages: int, where: str) -> floa
         return asyncio_one(transport, what, size, messages, where)
     payload = bytes(size)
     frame = size.to_bytes(HEAD, "big") + payload
+    if transport.startswith("all:"):
+        messages -= messages % MANY
     with tempfile.TemporaryDirectory() as folder:
         sides = prepare(transport, folder)
         child = os.fork()
@@ -203,16 +221,17 @@ def one(transport: str, what: str, size: int, messages: int, where: str) -> floa
                 other_side(send, receive, what, payload, frame, messages)
             finally:
                 os._exit(0)
+        go = send(payload, frame)
         mark(0)
         start = time.perf_counter()
         if what == "tp":
-            for _ in range(messages):
-                send(payload, frame)
+            for _ in range(messages // MANY if transport.startswith("all:") else messages):
+                go()
             while not receive():
                 pass
         else:
             for _ in range(messages):
-                send(payload, frame)
+                go()
                 while not receive():
                     pass
         spent = time.perf_counter() - start
@@ -241,16 +260,17 @@ def other_side(send: Send, receive: Receive, what: str, payload: bytes, frame: b
         left = messages
         while left:
             left -= receive()
-        send(b"!", (1).to_bytes(HEAD, "big") + b"!")
+        send(b"!", (1).to_bytes(HEAD, "big") + b"!")()
         for sender in CURRENT:
             sender.flush()
         mark(1, end=True)
         time.sleep(0.05)  # zmq sends from a thread of its own
         return
+    go = send(payload, frame)
     for _ in range(messages):
         while not receive():
             pass
-        send(payload, frame)
+        go()
     mark(1, end=True)
     time.sleep(0.05)
 

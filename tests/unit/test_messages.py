@@ -52,6 +52,17 @@ def test_posted_leave_together_and_in_order(ends: tuple[Messages, Messages]) -> 
     assert b.receive(5) == b"5"
 
 
+def test_many_at_once(ends: tuple[Messages, Messages]) -> None:
+    a, b = ends
+    frames = [bytes([n % 256]) * (n % 300) for n in range(3000)]
+    frames[1000] = bytes(300_000)
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(a.send_all, frames, 20)
+        assert [b.receive(20) for _ in frames] == frames
+        sent.result()
+    a.send_all([])
+
+
 def test_frames_of_any_size_both_ways_at_once(ends: tuple[Messages, Messages]) -> None:
     chance = random.Random(7)
     sizes = [chance.choice([0, 1, 60, 500, 5000, 20_000, 300_000]) for _ in range(300)]
@@ -81,7 +92,7 @@ def test_frames_of_any_size_both_ways_at_once(ends: tuple[Messages, Messages]) -
 
 def test_two_that_post_and_receive_by_turns_do_not_wait_for_each_other(ends: tuple[Messages, Messages]) -> None:
     """Both have more to send than the ring takes, before either reads."""
-    count, frame = 63, bytes(4096)  # one more would flush
+    count, frame = 255, bytes(1024)  # one more would flush
 
     def turns(end: Messages) -> int:
         got = 0
@@ -93,7 +104,7 @@ def test_two_that_post_and_receive_by_turns_do_not_wait_for_each_other(ends: tup
         return got
 
     with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(turns, ends)) == [5 * count * 4096] * 2
+        assert list(pool.map(turns, ends)) == [5 * count * 1024] * 2
 
 
 def test_a_full_ring_and_a_timeout(ends: tuple[Messages, Messages]) -> None:
