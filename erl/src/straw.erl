@@ -188,8 +188,11 @@ init(#{membrane := Membrane, key := {Role, _} = Key, terms := Terms, memory := M
     end.
 
 -spec handle_call(term(), gen_server:from(), #s{}) -> term().
-handle_call({send, _Frame, _}, _From, #s{ended = Ended, pore = Pore} = S) when Ended =/= ''; Pore =:= closed ->
+handle_call({send, _Frame, nowait}, _From, #s{ended = Ended, pore = Pore} = S) when Ended =/= ''; Pore =:= closed ->
     reply({error, end_word(S)}, S);
+handle_call({send, Frame, wait}, From, #s{ended = Ended, pore = Pore} = S) when Ended =/= ''; Pore =:= closed ->
+    % the membrane will say why: a peer that is gone may have been its host
+    done(S#s{senders = queue:in({From, Frame}, S#s.senders)});
 handle_call({send, Frame, How}, From, #s{outbox = Outbox, senders = Senders} = S) ->
     case straw_outbox:size(Outbox) > ?UNSENT_LIMIT of
         true when How =:= nowait -> reply({error, straw_busy}, S);
@@ -458,8 +461,7 @@ oversized([Length | _], #s{membrane = Membrane, key = {_, Peer}} = S) ->
 %% The pore has found its end; the membrane finds out whose death it was, and says when it is over.
 ended(Reason, #s{ended = '', membrane = Membrane, key = Key} = S0) ->
     membrane:straw_ended(Membrane, Key, self(), Reason),
-    S = refuse_senders(S0#s{ended = Reason}),
-    S#s{dirty = false};
+    S0#s{ended = Reason, dirty = false};
 ended(_Reason, S) ->
     S.
 
@@ -487,7 +489,7 @@ take_last(#s{pore = Pore, frames = Frames} = S0) ->
     {Got, Frames1} = straw_frames:bytes(iolist_to_binary(drain(Pore, in_size(Pore))), Frames),
     S = deliver_all(Got, S0#s{frames = Frames1}),
     pore:close(Pore),
-    refuse_senders(S#s{pore = closed, dirty = false, truncated = straw_frames:is_partial(Frames1)}).
+    S#s{pore = closed, dirty = false, truncated = straw_frames:is_partial(Frames1)}.
 
 in_size(Pore) ->
     case pore:info(Pore) of
@@ -510,10 +512,6 @@ deliver_all(Got, #s{user = {owner, _, _}} = S) ->
 deliver_all(Got, S) ->
     deliver(Got, S).
 
-refuse_senders(#s{senders = Senders} = S) ->
-    lists:foreach(fun({From, _}) -> gen_server:reply(From, {error, end_word(S)}) end, queue:to_list(Senders)),
-    S#s{senders = queue:new()}.
-
 end_word(#s{ended = ''}) -> closed;
 end_word(#s{ended = Ended}) -> Ended.
 
@@ -521,6 +519,7 @@ end_word(#s{ended = Ended}) -> Ended.
 -spec finish(atom(), #s{}) -> no_return().
 finish(Reason, S0) ->
     S = take_last(S0),
+    lists:foreach(fun({From, _}) -> gen_server:reply(From, {error, Reason}) end, queue:to_list(S#s.senders)),
     case S#s.user of
         {owner, Pid, _} ->
             [Pid ! {straw_truncated, self()} || S#s.truncated],

@@ -151,14 +151,19 @@ truncated(One, Other) ->
     ?assertEqual([<<1>>, <<2>>], [next(Other), next(Other)]),
     Key = {passive, maps:get(peer, straw:info(Other))},
     ?assertEqual({straw_ended, Key, Other, peer_gone}, told()),
-    ?assertEqual({error, peer_gone}, straw:send(Other, <<"x">>)),
+    Me = self(),
+    spawn_link(fun() -> Me ! {sent, straw:send(Other, <<"x">>)} end),
+    ?assertEqual({error, peer_gone}, straw:send_nowait(Other, <<"x">>)),
     ok = straw:last_look(Other),
     ?assertEqual({error, peer_gone}, straw:send_nowait(Other, <<"x">>)),
     Monitor = monitor(process, Other),
-    straw:finished(Other, peer_gone),
-    ?assertEqual([straw_truncated, {straw_closed, peer_gone}], [next(Other), next(Other)]),
+    straw:finished(Other, host_down),
+    ?assertEqual([straw_truncated, {straw_closed, host_down}], [next(Other), next(Other)]),
     receive
-        {'DOWN', Monitor, process, Other, Why} -> ?assertEqual(peer_gone, Why)
+        {'DOWN', Monitor, process, Other, Why} -> ?assertEqual(host_down, Why)
+    end,
+    receive
+        {sent, Sent} -> ?assertEqual({error, host_down}, Sent)
     end,
     ?assertEqual({error, closed}, straw:send(Other, <<"x">>)).
 

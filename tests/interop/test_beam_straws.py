@@ -174,3 +174,63 @@ def test_a_peer_killed_at_any_moment(
             assert "error" in living.result(receiving)
         living.do("forget", peer=victim.domid)
         quiet(idle, living)
+
+
+@pytest.mark.parametrize(("one_kind", "other_kind"), PAIRS[:1] + PAIRS[2:])
+def test_a_host_killed_while_straws_are_busy(start: Starter, rundir: Path, one_kind: str, other_kind: str) -> None:
+    """Both sides say host_down, nothing is left, and a BEAM is a domain of the next host by itself."""
+    with HostProcess(rundir) as host:
+        one, other = start(one_kind, otp="otp28"), start(other_kind)
+        connect(one, other)
+        work = {"seed": 3, "count": 100_000, "limit": 100_000}
+        numbers = [one.start("send", peer=other.domid, **work), other.start("receive", peer=one.domid, **work)]
+        time.sleep(0.05)
+        host.kill()
+        for peer, away in ((one, other), (other, one)):
+            assert peer.do("ended", peer=away.domid)["reason"] == "host_down"
+        assert {one.result(numbers[0])["error"], other.result(numbers[1])["error"]} <= {"host_down", "closed"}
+    with HostProcess(rundir):
+        one.domid = one.eval("straw_peer:do({up, 2})")
+        again = start("python")
+        connect(one, again)
+        work = {"seed": 4, "count": 20, "limit": 100_000}
+        receiving = again.start("receive", peer=one.domid, **work)
+        assert one.do("send", peer=again.domid, **work) == again.result(receiving)
+        status = one.do("status")
+        assert sum(status["held"].values()) == 2 and status["mapped"] == 1, status
+        assert one.do("stop")
+
+
+def test_a_host_killed_while_a_straw_is_opened(start: Starter, rundir: Path) -> None:
+    one, other = None, None
+    for turn in range(4):
+        with HostProcess(rundir) as host:
+            if one is None:
+                one, other = start("beam"), start("beam", otp="otp28")
+            else:
+                one.domid, other.domid = (p.eval(f"straw_peer:do({{up, {turn + 1}}})") for p in (one, other))
+            number = one.start("open", peer=other.domid)
+            time.sleep(0.004 * turn)
+            host.kill()
+            answer = one.result(number)
+            assert answer == {} or answer["error"] in ("host_down", "stopped"), answer
+
+
+def test_many_opens_and_closes_leave_nothing(start: Starter, host: HostProcess) -> None:
+    one, other = start("beam", otp="otp28"), start("beam")
+    idle: dict[Any, Any] = {}
+    memory = "erlang:memory(processes_used) + erlang:memory(binary) + erlang:memory(ets)"
+    for turn in range(150):
+        opener, acceptor = (one, other) if turn % 2 else (other, one)
+        connect(opener, acceptor)
+        closer, seen = (opener, acceptor) if turn % 4 < 2 else (acceptor, opener)
+        closer.do("close", peer=seen.domid)
+        seen.do("ended", peer=closer.domid)
+        closer.do("ended", peer=seen.domid)
+        if turn == 20:  # from here on nothing grows
+            idle = {peer: settled(peer) for peer in (one, other)}
+            before = {peer: (peer.eval("length(processes())"), peer.eval(memory)) for peer in (one, other)}
+    quiet(idle, one, other)
+    for peer in (one, other):
+        assert peer.eval("length(processes())") == before[peer][0]
+        assert peer.eval(memory) < before[peer][1] + (1 << 20)
