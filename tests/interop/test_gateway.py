@@ -182,7 +182,7 @@ def test_a_beam_calls_beyond_the_gateway(use: Use, beam: Beam) -> None:
 
 
 @both_dialects
-def test_beyond_calls_a_beam(use: Use, beam: Beam) -> None:
+def test_beyond_calls_a_beam(use: Use, beam: Beam, dialect: str) -> None:
     async def test(both: Pair) -> None:
         server = unique("s").split("@")[0]
         await beam.ask("is_pid(gateway_server:start(N))", N=server)
@@ -201,7 +201,7 @@ def test_beyond_calls_a_beam(use: Use, beam: Beam) -> None:
             assert await me.call(pid, (Atom("ask"), ours.pid, (DOUBLE, 4))) == (DOUBLE, 8)
             me.send(pid, (Atom("$gen_cast"), (Atom("tell"), me.pid, Atom("told"))))
             assert await me.receive(timeout=20) is Atom("told")
-            echo = [me.pid, far.router.new_ref(), pid, (1, {}) if both.dialect == "otp" else (1,)]  # type: ignore[attr-defined]
+            echo = [me.pid, far.router.new_ref(), pid, {} if dialect == "otp" else ()]
             assert await me.call(name, (Atom("echo"), echo)) == echo
             with pytest.raises(CallTimeout):
                 await me.call(pid, LATER, timeout=0.05)
@@ -212,13 +212,7 @@ def test_beyond_calls_a_beam(use: Use, beam: Beam) -> None:
             await far.call(pid, (DOUBLE, 1), timeout=0.2)
         assert both.gate.strawman.counts.undelivered == 1
 
-    async def with_dialect(both: Pair) -> None:
-        await until(lambda: True)
-        await both.far.strawman.open(6)
-        both.dialect = both.far.strawman.process(6).straw.dialect  # type: ignore[attr-defined, union-attr]
-        await test(both)
-
-    use(with_dialect)
+    use(test)
 
 
 @both_dialects
