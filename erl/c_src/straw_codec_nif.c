@@ -1,7 +1,7 @@
 /* The transcoder as a NIF: bytes in, a list of binaries and holes out. What the holes are filled with is straw_codec.erl's.
  *
- * Binaries are parts of the argument or of one new binary: nothing large is copied. Work on more than DIRTY_BYTES goes
- * to a dirty scheduler.
+ * Binaries are parts of the argument or of one new binary: nothing large is copied. What takes more than
+ * STEPS goes to a dirty scheduler, from the beginning; a large binary is one step.
  */
 #include <erl_nif.h>
 #include <errno.h>
@@ -9,8 +9,9 @@
 
 #include "transcode.h"
 
-#define DIRTY_BYTES (64u << 10) /* some 0.2 ms of work at worst: beyond it a scheduler would be missed */
-#define SLICE_BYTES 4096u       /* about a hundredth of the millisecond that a NIF may take */
+#define STEPS 16384u        /* some 0.2 ms of work at worst: beyond it a scheduler would be missed */
+#define SLICE_STEPS 1024u   /* about a hundredth of the millisecond that a NIF may take */
+#define WASTE (4u << 10)    /* bytes that a result may hold without using them */
 
 typedef struct {
     ERL_NIF_TERM ok, error, pid, ling, ref, alias, yes, no, to_otp, to_ling, to_ling_maps, from, memory, size;
@@ -114,15 +115,17 @@ static ERL_NIF_TERM failed(ErlNifEnv *env, const Names *names, ERL_NIF_TERM reas
     return enif_make_tuple3(env, names->error, reason, enif_make_uint64(env, at));
 }
 
-static ERL_NIF_TERM run(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+/* 0 when it takes more steps than these. */
+static ERL_NIF_TERM run(ErlNifEnv *env, const ERL_NIF_TERM argv[], size_t steps)
 {
     const Names *names = enif_priv_data(env);
     ErlNifBinary input;
     Grown grown = {.used = false};
-    (void)argc;
     if (!enif_inspect_binary(env, argv[0], &input))
         return enif_make_badarg(env);
-    Transcode t = {.in = input.data, .size = input.size, .envelope = true, .resize = grow, .context = &grown};
+    Transcode t = {.in = input.data, .size = input.size, .envelope = true, .steps = steps};
+    t.resize = grow;
+    t.context = &grown;
     t.ling_maps = argv[1] == names->to_ling_maps;
     if (argv[1] == names->to_otp)
         t.way = TRANSCODE_TO_OTP;
@@ -135,7 +138,7 @@ static ERL_NIF_TERM run(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
     int result = transcode(&t);
     ERL_NIF_TERM answer, out = 0, list = 0, piece;
     if (result == 0) {
-        if (grown.used && t.out_room - t.out_size > SLICE_BYTES)
+        if (grown.used && t.out_room - t.out_size > WASTE)
             enif_realloc_binary(&grown.binary, t.out_size);
         if (grown.used)
             out = enif_make_binary(env, &grown.binary); /* the term's from here on */
@@ -165,22 +168,29 @@ static ERL_NIF_TERM run(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
         answer = failed(env, names, names->memory, 0);
     else if (result == -EMSGSIZE)
         answer = failed(env, names, names->size, 0);
+    else if (result == -EAGAIN)
+        answer = 0;
     else
         answer = failed(env, names, text(env, t.error, strlen(t.error)), t.error_at);
+    if (steps != 0)
+        enif_consume_timeslice(env, 1 + (int)(t.taken / SLICE_STEPS));
     transcode_free(&t);
     return answer;
+}
+
+static ERL_NIF_TERM transcode_dirty(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+    (void)argc;
+    return run(env, argv, 0);
 }
 
 /* transcode(Bytes, to_otp | to_ling | to_ling_maps | from) */
 static ERL_NIF_TERM transcode_nif(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
 {
-    ErlNifBinary input;
-    if (!enif_inspect_binary(env, argv[0], &input))
-        return enif_make_badarg(env);
-    if (input.size > DIRTY_BYTES)
-        return enif_schedule_nif(env, "transcode", ERL_NIF_DIRTY_JOB_CPU_BOUND, run, argc, argv);
-    enif_consume_timeslice(env, 1 + (int)(input.size / SLICE_BYTES));
-    return run(env, argc, argv);
+    ERL_NIF_TERM answer = run(env, argv, STEPS);
+    if (answer == 0)
+        return enif_schedule_nif(env, "transcode", ERL_NIF_DIRTY_JOB_CPU_BOUND, transcode_dirty, argc, argv);
+    return answer;
 }
 
 static int load(ErlNifEnv *env, void **priv, ERL_NIF_TERM info)

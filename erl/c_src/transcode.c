@@ -179,6 +179,8 @@ static int hole(Walk *w, const uint8_t *begin, const uint8_t *term, TranscodeKin
     bool from = false;
     if (t->holes == TRANSCODE_MAX_HOLES)
         return refuse(w, begin, "more than 65536 pids and references in one message");
+    if (t->steps != 0 && t->holes >= t->steps / 8)
+        return -EAGAIN;
     t->holes++;
     if (kind == PIECE_PID || kind == PIECE_LING_PID)
         level->pid_first = level->pair && level->left == 1;
@@ -289,6 +291,9 @@ static int walk_big(Walk *w, size_t head)
     if (have(w) - head < size)
         return refuse(w, w->end, TRUNCATED);
     w->p += head + size;
+    w->t->taken += size / 16;
+    if (w->t->steps != 0 && w->t->taken >= w->t->steps)
+        return -EAGAIN;
     while (count > 0 && digits[count - 1] == 0)
         count--;
     if (w->t->way != TRANSCODE_FROM && count > TRANSCODE_MAX_BIG)
@@ -745,6 +750,8 @@ int transcode(Transcode *t)
         }
         if (w.p == w.end)
             return refuse(&w, w.end, TRUNCATED);
+        if (t->taken++ == t->steps && t->steps != 0)
+            return -EAGAIN;
         level->left--;
         bool is_address = w.p == address;
         size_t holes = t->holes;

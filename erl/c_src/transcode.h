@@ -48,6 +48,7 @@ typedef struct {
     TranscodeWay way;
     bool envelope;  /* the term must be {envelope, Addr, Msg} */
     bool ling_maps; /* maps go to a LING, which may die of them (straw-rules 6) */
+    size_t steps;   /* give up with -EAGAIN after about so many terms, an eighth as many holes; 0: never */
     /* realloc for out, or NULL for realloc itself. Called with sizes that grow. */
     void *(*resize)(void *context, void *memory, size_t size);
     void *context;
@@ -59,13 +60,14 @@ typedef struct {
     size_t count, room;
     size_t holes;
     size_t total;      /* bytes of all pieces that are no holes */
+    size_t taken;      /* steps */
     bool address_hole; /* the envelope's address is the first hole */
     const char *error; /* why -EINVAL: a text that lives for ever */
     size_t error_at;   /* offset in the input */
 } Transcode;
 
-/* 0, -EINVAL (with error and error_at), -EMSGSIZE (beyond TRANSCODE_MAX_FRAME) or -ENOMEM. Call transcode_free() in
- * every case. */
+/* 0, -EINVAL (with error and error_at), -EMSGSIZE (beyond TRANSCODE_MAX_FRAME), -EAGAIN (steps) or -ENOMEM. Call
+ * transcode_free() in every case. Time goes with the number of terms, not with the bytes of large binaries. */
 int transcode(Transcode *t);
 
 /* Frees pieces, and out unless there is a resize of the caller's, who then owns out. */

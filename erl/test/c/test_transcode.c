@@ -489,6 +489,31 @@ static void test_no_memory(void)
     }
 }
 
+/* What takes long is given up when that is wished. */
+static void test_steps(void)
+{
+    static uint8_t many[200008] = {131, 108, 0, 3, 0x0D, 0x40}; /* 200,000 elements */
+    memset(many + 6, 106, 200001);
+    Transcode t = {.in = many, .size = 200007, .way = TRANSCODE_FROM};
+    CHECK(transcode(&t) == 0 && t.taken >= 200000);
+    transcode_free(&t);
+    t = (Transcode){.in = many, .size = 200007, .way = TRANSCODE_FROM, .steps = 100000};
+    CHECK(transcode(&t) == -EAGAIN);
+    transcode_free(&t);
+    t = (Transcode){.in = many, .size = 200007, .way = TRANSCODE_FROM, .steps = 300000};
+    CHECK(transcode(&t) == 0);
+    transcode_free(&t);
+    /* a binary is one step, an integer is not */
+    memcpy(many, (uint8_t[]){131, 109, 0, 3, 0x0D, 0x40}, 6);
+    t = (Transcode){.in = many, .size = 200006, .way = TRANSCODE_FROM, .steps = 10};
+    CHECK(transcode(&t) == 0);
+    transcode_free(&t);
+    memcpy(many, (uint8_t[]){131, 111, 0, 3, 0x0D, 0x40, 0}, 7);
+    t = (Transcode){.in = many, .size = 200007, .way = TRANSCODE_FROM, .steps = 1000};
+    CHECK(transcode(&t) == -EAGAIN);
+    transcode_free(&t);
+}
+
 /* ---- random terms, and mutations ---- */
 
 static uint64_t state = 88172645463325252ull;
@@ -746,6 +771,7 @@ int main(int count, char **arguments)
     test_envelope();
     test_limits();
     test_no_memory();
+    test_steps();
     fuzz(count > 2 ? strtol(arguments[2], NULL, 10) : 20000);
     puts("ok");
     return 0;
