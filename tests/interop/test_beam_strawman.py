@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from pores.xenstore.client import XenStore
 
 pytestmark = pytest.mark.usefixtures("python_only")
 
+ROOT = Path(__file__).parents[2]
 OTPS = pytest.mark.parametrize("otp", ["otp25", "otp28"])
 ENVELOPE, INBOX, JSON, DOUBLE = Atom("envelope"), Atom("inbox"), Atom("json"), Atom("double")
 BIG = 1 << 20
@@ -268,7 +270,7 @@ def test_two_beams(domain: Callable[..., Beam], host: HostProcess, one_otp: str,
     echo = """
         {ok, Echo} = strawman:proxy(7, echo),
         Alias = alias(), Ref = make_ref(),
-        Term = {self(), [Ref, [alias | Alias]], <<5:3>>, 'h\\x{e9}', 1.5, #{self() => [a | self()]},
+        Term = {self(), [Ref, Alias, [alias | Alias]], <<5:3>>, 'h\\x{e9}', 1.5, #{self() => [a | self()]},
                 fun lists:map/2, binary:copy(<<7>>, 1 bsl 20), "text", 1 bsl 200, -5},
         Echo ! {self(), Term},
         receive {Back, Term} -> {node(Back) =:= node(), is_process_alive(Back)} after 9000 -> timeout end
@@ -630,3 +632,38 @@ def test_strangers_in_the_store(domain: Callable[..., Beam], host: HostProcess, 
         await store.close()
 
     asyncio.run(limited(test))
+
+
+def test_the_sessions_in_the_readme(domain: Callable[..., Beam], host: HostProcess) -> None:
+    """What erl/README.md shows is what happens."""
+    one, other = domain("otp28", 6), domain("otp25", 5)
+    blocks = re.findall(r"```erlang\n(.*?)```", (ROOT / "erl" / "README.md").read_text(), re.DOTALL)
+    _, sending, exporting, frames = ("\n".join(line.partition("%")[0] for line in text.splitlines()) for text in blocks)
+    buddy = """
+        Counter = whereis(double),
+        spawn(fun() ->
+            register(buddy, self()),
+            receive {hello, Pid} -> Pid ! {welcome, self()} end,
+            receive hello -> inbox ! got_hello end,
+            receive thanks -> inbox ! got_thanks end,
+            receive hello -> inbox ! got_hello end
+        end),
+        [ok, ok] = [strawman:export(buddy), strawman:export(counter, #{to => double})], {welcome, thanks, Counter}
+        """
+    other.eval(buddy)
+    one.eval("{welcome, thanks, double}")
+    assert one.eval(sending.strip().removesuffix(".")).startswith("#Ref<")
+    assert {other.eval("strawman_probe:next()") for _ in range(3)} == {"got_hello", "got_thanks"}
+    one.eval("register(shop, spawn(fun() -> receive stop -> ok end end)), ok")
+    assert one.eval(exporting.strip().removesuffix(".")) == "ok"
+    assert one.eval("lists:sort(strawman:exports())") == "[desk,door,double,front,inbox]"
+    assert one.eval("strawman:close(5)") == "ok"
+    # Frames: the other side's strawman takes them for envelopes, and says nothing.
+    ending = "exit(whereis(membrane), kill)"
+    reading = frames.strip().removesuffix(".")
+    told = one.submit(
+        reading.replace("straw:active", "inbox ! opened, ok = straw:active", 1).replace("ok = inbox", "inbox")
+    )
+    assert one.eval("strawman_probe:next()") == "opened"
+    other.eval(ending)
+    assert told.result(20) == b"peer_gone"
