@@ -19,6 +19,7 @@ tests() ->
         {refused, fun refused/4},
         {owner_dies, fun owner_dies/4},
         {owner_dies_with_grant_mapped, fun owner_dies_with_grant_mapped/4},
+        {mapper_dies, fun mapper_dies/4},
         {asker_dies_before_the_answer, fun asker_dies_before_the_answer/4},
         {given_away, fun given_away/4},
         {unmap_waits_for_the_pore, fun unmap_waits_for_the_pore/4},
@@ -129,6 +130,18 @@ owner_dies_with_grant_mapped(A, DA, B, DB) ->
     end),
     ?assertMatch(#{grants := 1}, straw_backend:held(A)),
     ok = straw_backend:unmap(Mapping),
+    ?assertEqual(nothing(), settled(A)).
+
+%% Nobody has unmapped, but nobody is there who could: what is ours goes back when its owner is gone too.
+mapper_dies(A, DA, B, DB) ->
+    {Pid, Grant} = in_process(fun() ->
+        {ok, G} = straw_backend:grant(A, DB, 8),
+        G
+    end),
+    {ok, _} = straw_backend:map(B, DA, straw_backend:grant_refs(Grant)),
+    ?assertEqual({error, busy}, straw_backend:end_access(Grant)),
+    exit(Pid, kill),
+    ok = straw_backend:stop(B),
     ?assertEqual(nothing(), settled(A)).
 
 asker_dies_before_the_answer(A, _DA, _B, DB) ->
@@ -279,6 +292,24 @@ no_host_test() ->
         Start(Long)
     end),
     _ = os:cmd("rm -rf " ++ Folder).
+
+folder_test() ->
+    Names = ["STRAWBRIDGE_HOST", "XDG_RUNTIME_DIR"],
+    Before = [{Name, os:getenv(Name)} || Name <- Names],
+    [os:unsetenv(Name) || Name <- Names],
+    Uid = string:trim(os:cmd("id -u")),
+    ?assert(lists:member(straw_local:default_folder(), ["/run/strawbridge-" ++ Uid, "/tmp/strawbridge-" ++ Uid])),
+    os:putenv("XDG_RUNTIME_DIR", "/run/user/1"),
+    ?assertEqual("/run/user/1/strawbridge", straw_local:default_folder()),
+    os:putenv("STRAWBRIDGE_HOST", "/somewhere"),
+    ?assertEqual("/somewhere", straw_local:default_folder()),
+    [
+        case Value of
+            false -> os:unsetenv(Name);
+            _ -> os:putenv(Name, Value)
+        end
+     || {Name, Value} <- Before
+    ].
 
 domid_taken_test_() ->
     {timeout, 60, fun() ->
