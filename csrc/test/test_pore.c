@@ -93,6 +93,46 @@ static void frames(void) {
     close_pair(&p);
 }
 
+static void an_inbox(uint32_t ring_bytes) {
+    struct pair p = open_pair(PORE_STRAW, ring_bytes, ring_bytes != 0, PORE_SPIN_DEFAULT);
+    uint32_t same[] = {4, 4, 4}, other[] = {4, 0, 8}, ends[8];
+    uint8_t got[64], part[] = {0, 0, 0, 2, 'y'};
+    struct pore_inbox inbox = {.table = p.table, .id = p.passive, .to = got, .length = sizeof got, .ends = ends, .count = 8,
+                               .flags = PORE_POKE, .timeout_us = 1000};
+    CHECK_IS(pore_take_frames(&inbox), 0);
+    CHECK_IS(pore_wait_frames(&inbox), 0);
+    inbox.timeout_us = 0;
+    CHECK_IS(pore_wait_frames(&inbox), 0);
+    inbox.timeout_us = -1;
+    CHECK_IS(pore_write_frames(p.table, p.active, "abcdefghijkl", same, 3, PORE_POKE), 3);
+    CHECK_IS(pore_wait_frames(&inbox), 3);
+    CHECK(inbox.same == 4 && ends[2] == 12 && memcmp(got, "abcdefghijkl", 12) == 0);
+    CHECK_IS(pore_write_frames(p.table, p.active, "abcdefghijkl", other, 3, PORE_POKE), 3);
+    CHECK_IS(pore_take_frames(&inbox), 3);
+    CHECK(inbox.same == 0 && ends[0] == 4 && ends[1] == 4 && ends[2] == 12);
+    CHECK_IS(pore_write_frame(p.table, p.active, "one", 3, PORE_POKE), 7);
+    CHECK_IS(pore_take_frames(&inbox), 1);
+    CHECK_IS(inbox.same, 3);
+    CHECK_IS(pore_write(p.table, p.active, part, 5, PORE_POKE), 5);
+    inbox.timeout_us = 1000;
+    CHECK_IS(pore_wait_frames(&inbox), 0); /* a part is none */
+    CHECK_IS(pore_write(p.table, p.active, "z", 1, PORE_POKE), 1);
+    inbox.timeout_us = INT64_MAX;
+    CHECK_IS(pore_wait_frames(&inbox), 1);
+    CHECK(inbox.same == 2 && got[0] == 'y' && got[1] == 'z');
+    inbox.length = 2;
+    CHECK_IS(pore_write_frame(p.table, p.active, "last", 4, PORE_POKE), 8);
+    CHECK_IS(pore_wait_frames(&inbox), -EMSGSIZE);
+    CHECK_IS(ends[0], 4);
+    inbox.length = 4;
+    CHECK_IS(pore_close(p.table, p.active), 0);
+    CHECK_IS(pore_wait_frames(&inbox), 1);
+    CHECK_IS(pore_wait_frames(&inbox), -EPIPE);
+    CHECK_IS(pore_close(p.table, p.passive), 0);
+    CHECK_IS(pore_wait_frames(&inbox), -EBADF);
+    pore_table_free(p.table);
+}
+
 static void many_frames(uint32_t ring_bytes) {
     struct pair p = open_pair(PORE_STRAW, ring_bytes, ring_bytes != 0, 0);
     uint32_t lengths[] = {3, 0, 5}, ends[8];
@@ -520,6 +560,8 @@ int main(void) {
     full_and_empty(PORE_STRAW, 8192, 8192);
     full_and_empty(PORE_XENSTORE, 0, 1024);
     frames();
+    an_inbox(0);
+    an_inbox(8192);
     many_frames(0);
     many_frames(8192);
     pokes_of_a_ling_straw();

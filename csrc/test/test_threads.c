@@ -73,6 +73,34 @@ static void ping_pong(uint64_t turns) {
     close_pair(&p);
 }
 
+/* Frames to and fro as those who count each call: both sides learn when to spin and when to offer their cpu. */
+static void *caller(void *context) {
+    struct work *w = context;
+    uint32_t ends[4], length;
+    uint8_t frame[512] = {0}, got[2048];
+    struct pore_inbox inbox = {.table = w->table, .id = w->id, .to = got, .length = sizeof got, .ends = ends, .count = 4,
+                               .flags = PORE_POKE, .timeout_us = -1};
+    for (w->done = 0; w->done < w->bytes; w->done++) {
+        length = (uint32_t)(w->done % sizeof frame);
+        frame[0] = (uint8_t)w->done;
+        if (w->packets) CHECK_IS(pore_write_frames(w->table, w->id, frame, &length, 1, PORE_POKE), 1);
+        if (w->done % 3 == 0) pore_spin(w->table, w->id, PORE_IN, 0);
+        CHECK_IS(pore_wait_frames(&inbox), 1);
+        CHECK(ends[0] == length && inbox.same == length && (!length || got[0] == (uint8_t)w->done));
+        if (!w->packets) CHECK_IS(pore_write_frames(w->table, w->id, frame, &length, 1, PORE_POKE), 1);
+    }
+    return NULL;
+}
+
+static void calls(uint32_t ring_bytes, uint64_t turns) {
+    struct pair p = open_pair(PORE_STRAW, ring_bytes, ring_bytes != 0, PORE_SPIN_DEFAULT);
+    struct work works[2] = {{p.table, p.active, 1, turns, 0, 0}, {p.table, p.passive, 2, turns, 0, 1}};
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++) CHECK(pthread_create(&threads[i], NULL, caller, &works[i]) == 0);
+    for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+    close_pair(&p);
+}
+
 /* One byte just when the reader goes to sleep: what the fences are for. */
 static void *just_then(void *context) {
     struct work *w = context;
@@ -210,6 +238,8 @@ int main(int count, char **arguments) {
     both_ways(PORE_XENSTORE, 0, 0, 0);
     ping_pong(BYTES / 100);
     near_misses(BYTES / 30);
+    calls(0, BYTES / 100);
+    calls(8192, BYTES / 100);
     for (int how = 0; how < 8; how++) sleepers(how);
     for (uint64_t seed = 1; seed < 4; seed++) churning(seed);
     puts("ok");
