@@ -43,6 +43,10 @@ class Limits:
     ref_time: float = 60.0
     idle_time: float = 60.0
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.ids <= ID_MASK + 1:
+            raise ValueError("ids is 1 to 2^27")
+
 
 class Counted(NamedTuple):
     """Entries of one domain's tables. See Limits."""

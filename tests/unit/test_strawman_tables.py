@@ -292,6 +292,9 @@ def test_time() -> None:
 
 
 def test_limits() -> None:
+    for ids in (0, (1 << 27) + 1):
+        with pytest.raises(ValueError, match="2\\^27"):
+            Limits(ids=ids)
     tables = made(pids=2, refs=2, proxies=2, ids=4)
     crossing, keeper = tables.crossing, keeper_of(tables)
     with pytest.raises(EncodeError, match="2 processes"):
