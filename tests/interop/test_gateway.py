@@ -459,6 +459,26 @@ def ref_term(domid: int) -> str:
     return f"binary_to_term(<<{','.join(map(str, etf.encode(ref)))}>>)"
 
 
+def test_a_call_over_a_busy_straw_ends_at_once(cookie: str, rundir: str, epmd_env: int, beam: Beam) -> None:
+    async def main() -> None:
+        gate = Node(unique("gate"), cookie, pores=rundir, domid=6, epmd_port=epmd_env)
+        async with asyncio.timeout(50), gate, raw_domain(rundir, 9) as slow:
+            straw: Straw = await slow.open(6)
+            straw.pause()
+            name = term(await gate.strawman.proxy(9, "buddy"))
+            flood = """
+                Big = binary:copy(<<"x">>, 1 bsl 20),
+                [@ ! {N, Big} || N <- lists:seq(1, 40)],
+                catch gen_server:call(@, hello, infinity)
+                """
+            assert (await beam.ask(flood.replace("@", name))).startswith("{'EXIT',{{straw_busy,9},{gen_server,call,")
+            assert gate.strawman.tables(9) == Counted(0, 0, 0, 1), "what was not sent left nothing"
+            straw.resume()
+            assert etf.decode(await straw.receive(), dialect="ling")[2][0] == 1
+
+    asyncio.run(main())
+
+
 def test_a_hostile_domain(cookie: str, rundir: str, epmd_env: int, beam: Beam, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manager, "WARN_LINES", 1)
 
