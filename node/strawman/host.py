@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pores.backends.choose import choose
+from pores.backends.xen import store_path
 from pores.errors import PoreError, XenstoreError
 from pores.host.__main__ import serve
 from pores.host.rundir import RunDir
@@ -80,7 +81,7 @@ async def look(rundir: str | None) -> HostInfo:
 async def _domains_of_xen() -> tuple[DomainInfo, ...] | None:
     """Outside of domain 0 a domain sees itself only, so far as it may read."""
     try:
-        store = await XenStore.connect()
+        store = await XenStore.connect(store_path())
     except XenstoreError as error:
         raise StrawError("no_host", 0, str(error)) from error
     try:

@@ -18,10 +18,11 @@ from .. import _native
 from ..errors import BackendUnavailable, PoreError, XenstoreError
 from ..forked import give_up_in_child, replace
 from ..xenstore.client import XenStore
+from ..xenstore.transport import DEVICES as STORE_DEVICES
 from ..xenstore.transport import default_path
 from .base import BackendListener, Channel, Grant, Mapping
 
-__all__ = ["DEVICES", "XenBackend", "missing"]
+__all__ = ["DEVICES", "XenBackend", "missing", "store_path"]
 
 DEVICES: Final = ("/dev/xen/evtchn", "/dev/xen/gntalloc", "/dev/xen/gntdev")
 
@@ -33,7 +34,7 @@ def missing() -> str:
             return f"no {path}"
         if not os.access(path, os.R_OK | os.W_OK):
             return f"{path} is not ours to open"
-    store = default_path()
+    store = store_path()
     if not os.path.exists(store):
         return f"no {store}"
     if not os.access(store, os.R_OK | os.W_OK):
@@ -43,6 +44,14 @@ def missing() -> str:
     except PoreError as error:
         return str(error)
     return ""
+
+
+def store_path() -> str:
+    """Where the store is: as Xen's tools look for it, but a device that we may open before a socket that we may not."""
+    path = default_path()
+    if os.environ.get("XENSTORED_PATH") or os.access(path, os.R_OK | os.W_OK):
+        return path
+    return next((device for device in STORE_DEVICES if os.access(device, os.R_OK | os.W_OK)), path)
 
 
 @dataclass(eq=False)
@@ -99,7 +108,7 @@ class XenBackend:
         if why := missing():
             raise BackendUnavailable([("xen", why)])
         try:
-            store = await XenStore.connect()
+            store = await XenStore.connect(store_path())
         except XenstoreError as error:
             raise BackendUnavailable([("xen", str(error))]) from error
         try:
@@ -209,7 +218,7 @@ class XenBackend:
 
     async def store(self) -> XenStore:
         self._check()
-        return await XenStore.connect()
+        return await XenStore.connect(store_path())
 
     async def domains(self) -> list[int]:
         """All in domain 0; elsewhere ourselves: the others are not ours to see."""

@@ -52,7 +52,7 @@ def run(build: Path, sanitizer: str, program: str, *arguments: object) -> None:
 
 
 @pytest.mark.parametrize("sanitizer", ["plain", "asan"])
-@pytest.mark.parametrize("program", ["test_pore", "test_host"])
+@pytest.mark.parametrize("program", ["test_pore", "test_host", "test_xen"])
 def test_units(build: Path, sanitizer: str, program: str) -> None:
     run(build, sanitizer, program)
 

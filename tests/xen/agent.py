@@ -221,10 +221,10 @@ class Agent:
             return {"error": error.name}
         return {}
 
-    async def do_grant_to(self, peer: int) -> Any:
-        """Whether a grant and a channel are to be had."""
+    async def do_grant_to(self, peer: int, pages: int = 1) -> Any:
+        """Whether so many pages can be granted, all at once."""
         try:
-            grant = await self.backend.grant(peer, 1)
+            grant = await self.backend.grant(peer, pages)
             await self.backend.end_access(grant)
         except PoreError as error:
             return {"error": error.name}
@@ -245,9 +245,10 @@ class Agent:
             said, _ = await process.communicate()
         return {"status": process.returncode, "said": said.decode("utf-8", "replace")[-1500:]}
 
-    async def do_begin(self, name: str, command: list[str]) -> Any:
-        """Starts a program that goes on; `said` reads what it says, `finish` ends it. PYTHON, TALK and EBIN are
-        replaced by what they are here.
+    async def do_begin(self, name: str, command: list[str], uid: int = -1) -> Any:
+        """Starts a program that goes on, as that user; `said` reads what it says, `finish` ends it.
+
+        PYTHON, TALK and EBIN are replaced by what they are here.
         """
         here = {
             "PYTHON": sys.executable,
@@ -262,6 +263,7 @@ class Agent:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             env=environment,
+            **({"user": uid, "group": uid, "extra_groups": []} if uid >= 0 else {}),
         )
         self.said[name] = ""
         return {}

@@ -108,17 +108,15 @@ class Xen:
         await run("xl", "unpause", str(domain.domid))
 
     async def leaks(self) -> list[str]:
-        """Zombies; grants and channels between dom0 and guests that are not those of a console or the store."""
+        """Domains that are dead and not gone; pages of a guest that are mapped, but those of its console and store."""
         found = [line for line in (await run("xl", "list")).splitlines() if line.startswith("(null)")]
         return found + await self._grants()
 
     async def _grants(self) -> list[str]:
-        """What Xen prints of all grants (its key g)."""
-        await run("xl", "dmesg", "-c")
+        """What Xen says of all grants that are in use (its key g)."""
         await run("xl", "debug-keys", "g")
-        said = await run("xl", "dmesg")
-        print(said)
-        return []
+        said = (await run("xl", "dmesg")).rpartition("key 'g' pressed")[2]
+        return [line for line in said.splitlines() if re.search(r"\[0x(?!000\]|001\])[0-9a-f]+\]", line)]
 
     async def close(self) -> None:
         for name in self._guests:

@@ -260,7 +260,8 @@ def erlang(packages: Packages) -> Part:
     )
     for package in found[:2]:
         part.tree(package, lambda path: keep.match(path) and "/src/" not in path and "/include/" not in path)
-    part.link("usr/bin/erl", "../lib/erlang/bin/erl")
+    for name in ("erl", "escript"):
+        part.link(f"usr/bin/{name}", f"../lib/erlang/bin/{name}")
     return part
 
 

@@ -351,9 +351,9 @@ BEAM_TALK = ("escript", "TALK.escript", "EBIN")
 
 
 @contextlib.asynccontextmanager
-async def program(domain: Domain, *command: str) -> AsyncIterator[None]:
+async def program(domain: Domain, *command: str, uid: int = -1) -> AsyncIterator[None]:
     """A program in a domain, beside its agent."""
-    await domain.do("begin", name=command[1], command=command)
+    await domain.do("begin", name=command[1], command=command, uid=uid)
     try:
         yield
     except BaseException as error:
@@ -436,11 +436,38 @@ async def the_kernels_limit_of_pages(on: Platform) -> None:
 
 
 @scenario(only="xen")
-async def nothing_is_left(on: Platform) -> None:
-    """After all of this: no grant, no watch, no key of ours."""
+async def as_an_ordinary_user(on: Platform) -> None:
+    """uid 1000 in the guest and outside, once the devices are open to it."""
     outside, inside = await on.outside(), await on.inside("one")
-    for domain in (outside, inside):
+    devices = [f"/dev/xen/{name}" for name in ("evtchn", "gntalloc", "gntdev", "xenbus")]
+    for server, asker in ((outside, inside), (inside, outside)):
+        await server.do("run", command=["chmod", "666", *devices])
+        try:
+            async with program(server, *PYTHON_TALK, "serve", uid=1000):
+                await ask(asker, PYTHON_TALK, await said(server, PYTHON_TALK, r"^domain (\d+)$"))
+        finally:
+            await server.do("run", command=["chmod", "600", *devices])
+
+
+@scenario(only="xen")
+async def the_command_line(on: Platform) -> None:
+    """`strawbridge domains` says that it is Xen, and which domains there are."""
+    outside, inside = await on.outside(), await on.inside("one")
+    async with program(inside, *PYTHON_TALK, "serve"):
+        await said(inside, PYTHON_TALK, r"^domain (\d+)$")
+        for domain in (outside, inside):
+            answer = await domain.do("run", command=["python3", "-m", "node", "domains"])
+            assert answer["status"] == 0 and "backend xen" in answer["said"], answer
+            assert f"{{{inside.domid}," in answer["said"], answer
+
+
+@scenario(only="xen")
+async def nothing_is_left(on: Platform) -> None:
+    """After all of this: no grant, no key of ours, and all of the kernel's pages are to be had."""
+    outside, inside = await on.outside(), await on.inside("one")
+    for domain, peer in ((outside, inside), (inside, outside)):
         status = await domain.do("status")
         assert status["mapped"] == 0 and not status["keys"], status
+        assert await domain.do("grant_to", peer=peer.domid, pages=1024) == {}  # gntalloc's default limit
     leaks = await on.leaks()
     assert leaks == [], leaks

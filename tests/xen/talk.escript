@@ -4,9 +4,9 @@
 %% escript talk.escript EBIN serve       exports `echo`
 %% escript talk.escript EBIN ask DOMID   asks there
 %% escript talk.escript - beam           is a node, with `echo` for whom a gateway is: no domain itself
--mode(compile).
 
 -define(SIZES, [0, 1, 100, 5000, 20000, 300000]).
+-define(TRIES, 20).
 
 main(["-", "beam" | _]) ->
     register(echo, self()),
@@ -27,10 +27,22 @@ talk(["ask", Peer]) ->
     Domid = list_to_integer(Peer),
     register(answers, self()),
     ok = strawman:export(answers),
+    opened(Domid, ?TRIES),
     lists:foreach(fun(Size) -> ask(Domid, rand:bytes(Size)) end, ?SIZES),
     say("answered ~b", [length(?SIZES)]),
     ok = strawman:close(Domid),
     ok = application:stop(straw).
+
+%% An emulated machine that is busy may take longer than an open may.
+opened(Domid, Tries) when Tries > 0 ->
+    case strawman:open(Domid) of
+        ok -> ok;
+        {error, exists} -> ok;
+        {error, Reason} ->
+            say("open: ~p", [Reason]),
+            timer:sleep(1000),
+            opened(Domid, Tries - 1)
+    end.
 
 ask(Domid, Payload) ->
     ok = strawman:send({Domid, echo}, {answers, Payload}),

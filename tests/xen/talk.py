@@ -14,10 +14,11 @@ import asyncio
 import os
 import sys
 
-from node import Atom, Node, Process
+from node import Atom, Node, Process, StrawError
 
 ECHOED = Atom("echoed")
 COOKIE = "scenarios"
+TRIES = 20
 SIZES = (0, 1, 100, 5000, 20_000, 300_000)
 
 
@@ -26,6 +27,20 @@ async def echo(me: Process) -> None:
         match await me.receive():
             case (Atom("straw"), domid, (Atom() as name, payload)):
                 await me.node.strawman.send(domid, name, (ECHOED, payload))
+
+
+async def opened(node: Node, domid: int) -> None:
+    """An emulated machine that is busy may take longer than an open may."""
+    for _ in range(TRIES):
+        try:
+            await node.strawman.open(domid)
+        except StrawError as error:
+            print(f"open: {error.reason}", flush=True)
+            if error.reason == "exists":
+                return
+            await asyncio.sleep(1)
+        else:
+            return
 
 
 async def ask(node: Node, domid: int) -> int:
@@ -37,6 +52,7 @@ async def ask(node: Node, domid: int) -> int:
             answers.put_nowait(await me.receive())
 
     node.register("answers", hear, straw=True)
+    await opened(node, domid)
     for size in SIZES:
         payload = os.urandom(size)
         await node.strawman.send(domid, "echo", (Atom("answers"), payload))
