@@ -18,6 +18,8 @@
 
 %% Milliseconds between two log lines of one kind: strangers can't fill a disk.
 -define(LOG_EVERY, 1000).
+%% Milliseconds after which an open straw that nobody has taken is closed: who asked for it has died meanwhile.
+-define(TAKE_TIME, 10000).
 %% What a stop may take: the machine's own limit and some work.
 -define(STOP_TIME, 6000).
 
@@ -249,8 +251,11 @@ handle_info(_Message, S) ->
 %% In order, if the store lives: everybody is told, and nothing stays there.
 -spec terminate(term(), #s{}) -> ok.
 terminate(_Reason, #s{machine = Machine} = S) ->
-    case membrane_machine:state(Machine) of
-        stopped ->
+    case {membrane_machine:state(Machine), whereis(xenstore)} of
+        {stopped, _} ->
+            ok;
+        {_, undefined} ->
+            _ = pump(S#s{machine = membrane_machine:host_down(now_ms(), Machine)}),
             ok;
         _ ->
             Timer = erlang:send_after(?STOP_TIME, self(), stop_over),
@@ -335,6 +340,7 @@ event(stopped, #s{opening = Opening, held = Held, stopping = Stopping} = S) ->
     S#s{opening = #{}, held = #{}};
 event({opened, {_, Peer} = Key, _Terms, Asked}, #s{held = Held, opening = Opening} = S0) ->
     #{Key := #held{straw = Straw} = H} = Held,
+    _ = erlang:send_after(?TAKE_TIME, Straw, untaken),
     S = S0#s{held = Held#{Key := H#held{opened = true}}},
     case maps:take(Peer, Opening) of
         {{Pid, Tag, Monitor}, Left} when Asked ->

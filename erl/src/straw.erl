@@ -246,6 +246,10 @@ handle_info(read_on, S) ->
     done(look(S));
 handle_info(resume, S) ->
     done(look(S#s{paused = false}));
+handle_info(untaken, #s{user = none} = S) ->
+    done(start_closing(closed, S));
+handle_info(untaken, S) ->
+    done(S);
 handle_info(flush_over, S) ->
     done(tell_closing(S));
 handle_info({'DOWN', Monitor, process, _, Why}, #s{membrane_monitor = Monitor} = S) ->

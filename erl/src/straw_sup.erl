@@ -18,5 +18,5 @@ init([]) ->
     ],
     Children =
         [#{id => strawman_exports, start => {strawman_exports, start_link, [Exports]}}] ++ Strawman ++
-            [#{id => straw_domain, start => {straw_domain, start_link, []}, shutdown => 10000}],
+            [#{id => straw_domain, start => {straw_domain, start_link, []}, shutdown => 20000}],
     {ok, {#{strategy => one_for_one, intensity => 5, period => 10}, Children}}.

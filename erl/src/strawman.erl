@@ -175,6 +175,9 @@ handle_info({envelope, Place, Msg}, S) ->
             strawman_exports:warn(addr, "strawman takes {envelope, {DomId, Name}, Msg}, not for ~0tp", [Place]),
             {noreply, S}
     end;
+handle_info({membrane, Pid, {up, _}}, #s{membrane = {Pid, _}} = S) ->
+    % told once more
+    {noreply, S};
 handle_info({membrane, Pid, {up, Domid}}, S) ->
     logger:info("straws: this node is domain ~w", [Domid]),
     {noreply, (lost(S))#s{membrane = {Pid, monitor(process, Pid)}, domid = Domid}};
@@ -188,7 +191,6 @@ handle_info({timeout, Timer, {opening, Domid}}, #s{opening = Opening} = S) ->
         _ -> {noreply, S}
     end;
 handle_info({'DOWN', Monitor, process, Pid, _}, #s{membrane = {Pid, Monitor}} = S) ->
-    logger:warning("straws: this node is no domain any more"),
     {noreply, lost(S)};
 handle_info({'DOWN', Monitor, process, Straw, Reason}, #s{by_monitor = By, straws = Straws} = S) ->
     case maps:take(Monitor, By) of
