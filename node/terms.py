@@ -218,9 +218,9 @@ class LocalTerm:
 @final
 @dataclass(frozen=True, slots=True)
 class LingPid:
-    """A process of a domain as straws write it (LING's tag 160), for who reads or writes frames without a node; in a node
-    such a process has a Pid. boxid: the machine, 64 bits; domid: the domain, 32 bits; id: 32 bits, of which LING keeps
-    27."""
+    """A process of a domain as straws write it (LING's tag 160), for who reads or writes frames without a node; in a
+    node such a process has a Pid. boxid: the machine, 64 bits; domid: the domain, 32 bits; id: 32 bits, of which LING
+    keeps 27."""
 
     boxid: int
     domid: int
