@@ -60,7 +60,7 @@ def main() -> int:
     print(f"# Benchmarks\n\n{machine()}\n", flush=True)
     status = 0
     quick = {"codec": ["--rounds", "1"], "pores": ["--quick"]}
-    for name, file in (("codec", "etf.py"), ("pores", "pores.py")):
+    for name, file in (("codec", "etf.py"), ("pores", "rings.py")):
         if given.only in (None, name) and (HERE / file).exists():
             argv = [sys.executable, str(HERE / file), *(quick[name] if given.quick else [])]
             status |= subprocess.run(argv).returncode

@@ -59,7 +59,7 @@ struct spin {
     uint32_t misses;   /* in a row */
     uint32_t rest;     /* waits until the next try, when spinning has not paid */
     uint32_t interval; /* the rest after the next failed try */
-    uint32_t trial;    /* spinning long, since a rest */
+    uint32_t trial;    /* spins that may still be long, since a rest */
     struct offer offer;
     uint64_t spins, hits, sleeps;
 };

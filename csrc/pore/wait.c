@@ -2,8 +2,9 @@
  *
  * Spinning saves two wake-ups of the kernel when the peer runs on another cpu, and costs its whole time when the peer needs
  * ours. Nobody can know beforehand: each side of a pore learns. While spinning is met it goes on; after a few misses in a row
- * it rests for some waits, twice as many after each failed trial. A trial spins longer than a wake-up takes, and as long as
- * that is met: a peer that still sleeps between messages is met too, until its own trial comes and both are fast.
+ * it rests for some waits, twice as many after each failed trial. A trial spins longer than a wake-up takes, for some waits:
+ * a peer that still sleeps between messages is met too, until its own trial comes and both are fast. One that never spins,
+ * as the BEAM, fails the trial: to spin for as long as it takes to wake it saves one wake-up and costs two.
  *
  * After a miss the cpu is offered to others: a peer that needs it works and has answered when it is ours again, and both have
  * changed places without a poke. While that is met it comes first, before any spinning. But a stranger who takes the cpu
@@ -20,6 +21,7 @@ enum {
     SPIN_NS = 25000,        /* about what half a wake-up costs */
     TRIAL_NS = 120000,      /* more than a wake-up of a sleeping cpu takes */
     MISSES_MAX = 3,
+    TRIALS = 128,           /* long ones in a row */
     REST_FIRST = 64,
     REST_MAX = 4096,
     LOOKS_PER_CLOCK = 64
@@ -55,19 +57,24 @@ static int64_t spin_budget(struct spin *spin, int spin_us) {
     if (spin_us > 0) return (int64_t)spin_us * 1000;
     if (!spin->rest) return spin->trial ? TRIAL_NS : SPIN_NS;
     if (--spin->rest) return 0;
-    spin->trial = 1;
+    spin->trial = TRIALS;
     spin->misses = MISSES_MAX - 1; /* the first miss ends it */
     return TRIAL_NS;
 }
 
-static void spin_learn(struct spin *spin, bool met) {
+/* slow: met, but no sooner than by a peer that was woken. */
+static void spin_learn(struct spin *spin, bool met, bool slow) {
     spin->spins++;
-    if (met) {
-        spin->hits++;
-        spin->misses = spin->interval = 0;
+    spin->hits += met;
+    if (met && !slow) {
+        spin->misses = spin->interval = spin->trial = 0;
         return;
     }
-    if (++spin->misses < MISSES_MAX) return;
+    if (met && spin->trial > 1) {
+        spin->trial--;
+        return;
+    }
+    if (!met && ++spin->misses < MISSES_MAX) return;
     spin->interval = !spin->interval ? REST_FIRST : spin->interval < REST_MAX ? spin->interval * 2 : REST_MAX;
     spin->rest = spin->interval;
     spin->misses = spin->trial = 0;
@@ -200,6 +207,8 @@ struct view {
     bool offer;     /* the cpu, */
     bool first;     /* before spinning */
     bool late;      /* an offered cpu came back so */
+    bool trial;     /* the spinning is one */
+    bool slow;      /* in a trial: longer than we would spin otherwise */
 };
 enum look { LOOK_FIRST, LOOK_OFFERED, LOOK_SPINNING, LOOK_LAST };
 
@@ -208,7 +217,7 @@ static bool hopeful(const struct view *view) { return view->budget || view->offe
 
 /* Learns from what was not met; side->lock is held. */
 static void give_up(struct side *side, const struct view *view) {
-    if (view->budget) spin_learn(&side->spin, false);
+    if (view->budget) spin_learn(&side->spin, false, false);
     if (view->offer) offer_learn(&side->spin.offer, false, view->late);
 }
 
@@ -239,11 +248,12 @@ static int look(struct pore *pore, pore_id id, int what, uint32_t slots, enum lo
         view->seen = r->seen;
         if (how == LOOK_FIRST && !result) {
             view->budget = spin_budget(&side->spin, pore->spin_us);
+            view->trial = view->budget && side->spin.trial;
             view->offer = offer_due(&side->spin.offer, pore->spin_us);
             view->first = view->offer && side->spin.offer.first;
         }
         if (how == LOOK_OFFERED && result == 1) offer_learn(&side->spin.offer, true, view->late);
-        if (how == LOOK_SPINNING && result == 1) spin_learn(&side->spin, true);
+        if (how == LOOK_SPINNING && result == 1) spin_learn(&side->spin, true, view->slow);
         if (how == LOOK_LAST) {
             give_up(side, view);
             side->spin.sleeps += !result;
@@ -262,15 +272,17 @@ static int glance(struct pore *pore, pore_id id, int what, uint32_t slots, enum 
 
 /* As far as the budget goes, without asking for the time at first. */
 static int spin(struct pore *pore, pore_id id, int what, uint32_t slots, struct view *view) {
-    int64_t end = 0;
+    int64_t start = 0, now = 0;
     int result = 0;
     do {
+        view->slow = view->trial && now - start > SPIN_NS;
         for (int i = 0; i < LOOKS_PER_CLOCK && !result; i++) {
             result = glance(pore, id, what, slots, LOOK_SPINNING, view);
             relax();
         }
-        if (!end) end = now_ns() + view->budget;
-    } while (!result && now_ns() < end);
+        now = now_ns();
+        if (!start) start = now;
+    } while (!result && now - start < view->budget);
     return result;
 }
 

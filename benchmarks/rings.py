@@ -1,11 +1,13 @@
 """Pores beside unix sockets, pipes, mp.Pipe and pyzmq, in C and from Python: one command, tables, ratios and targets.
 
-    python benchmarks/pores.py [--quick] [--only c|python] [--rounds 3]
+    python benchmarks/rings.py [--quick] [--only c|python] [--rounds 3]
 
 Each figure is the median of rounds in which all transports take turns: what else the machine does hits all alike.
 Both sides block; `apart`: each pinned to a cpu of its own, `same`: both to one. tp: payload MB/s one way, frames of u32
-length and payload, sent one by one (`batch`: up to 64 at a time). pp: microseconds to and fro. Absolute figures are for
-scale, ratios are what counts.
+length and payload. pp: microseconds to and fro. Absolute figures are for scale, ratios are what counts.
+
+From Python: `pore` writes and reads bytes as the others do (0: LING's ring); `send`, `post` and `all` are those of
+pores.messages: one by one, gathered, lists of 256; `aio-unix` asyncio's streams, `aio-straw` a Straw.
 """
 
 from __future__ import annotations
@@ -387,17 +389,25 @@ def plan(transports: list[str], sizes: dict[int, int], scale: float) -> Iterator
         for what, counts in (("tp", sizes), ("pp", PP_SIZES)):
             for size, count in counts.items():
                 for transport in transports:
+                    if what == "pp" and transport.startswith(("post", "all")):
+                        continue
                     yield transport, what, size, max(20, int(count * scale)), where
+
+
+# Ours before all other work on the machine, as if there were none; the pauses keep the kernel from ending that.
+REALTIME = ["chrt", "-f", "10"]
 
 
 def measure(command: list[str], transports: list[str], sizes: dict[int, int], rounds: int, scale: float) -> Figures:
     figures: Figures = {}
+    pause = 0.1 if command[0] == REALTIME[0] else 0
     for turn in range(rounds):
         print(f"{command[-1]}: round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
         for transport, what, size, count, where in plan(transports, sizes, scale):
             if transport == "memcpy" and (what == "pp" or where == "same"):
                 continue
             arguments = [transport, what, str(size), str(count), where]
+            time.sleep(pause)
             done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60, check=False)
             if done.returncode:
                 print(f"{transport} {what} {size} {where}: {done.stderr.strip()[-200:]}", file=sys.stderr)
@@ -418,14 +428,14 @@ def show(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def table(title: str, figures: Figures, transports: list[str], sizes: dict[int, int]) -> None:
+def table(title: str, figures: Figures, transports: list[str], sizes: dict[int, int], kind: str = "") -> None:
     columns = [("tp", size) for size in sizes] + [("pp", size) for size in PP_SIZES]
     print(f"\n## {title}: apart / same\n")
     print("| | " + " | ".join(f"{what} {size}" for what, size in columns) + " |")
     print("|---" * (len(columns) + 1) + "|")
     for transport in transports:
         cells = [
-            " / ".join(show(median(figures, transport, what, size, where)) for where in ("apart", "same"))
+            " / ".join(show(median(figures, transport, what + kind, size, where)) for where in ("apart", "same"))
             for what, size in columns
         ]
         print(f"| {transport} | " + " | ".join(cells) + " |")
@@ -461,11 +471,11 @@ def best(figures: Figures, transports: list[str], what: str, size: int, where: s
     return (max(found) if what == "tp" else min(found)) if found else None
 
 
-def c_part(rounds: int, scale: float, ring: int, targets: Targets) -> None:
+def c_part(before: list[str], rounds: int, scale: float, ring: int, targets: Targets) -> None:
     ours = f"wide:{ring}"
     transports = ["memcpy", "unix", "pipe", "bytes", "ling", ours]
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure([build(folder)], transports, C_SIZES, rounds, scale)
+        figures = measure([*before, build(folder)], transports, C_SIZES, rounds, scale)
     table("C", figures, transports, C_SIZES)
     for where in ("apart", "same"):
         for size in C_SIZES:
@@ -481,7 +491,7 @@ def c_part(rounds: int, scale: float, ring: int, targets: Targets) -> None:
     targets.value("C apart pp 64", median(figures, ours, "pp", 64, "apart"), 1, True, "µs")
 
 
-def python_part(rounds: int, scale: float, ring: int, targets: Targets) -> None:
+def python_part(before: list[str], rounds: int, scale: float, ring: int, targets: Targets) -> None:
     others = ["py-unix", "py-pipe", "py-mp.Pipe"]
     try:
         import zmq
@@ -490,21 +500,24 @@ def python_part(rounds: int, scale: float, ring: int, targets: Targets) -> None:
         others.append("py-zmq")
     except ImportError:
         print("pyzmq is not installed: pip install pyzmq")
-    ours, asyncios = f"frames:{ring}", ["aio-unix", f"aio-straw:{ring}"]
-    transports = [*others, "pore:0", f"pore:{ring}", ours, f"batch:{ring}", *asyncios]
-    figures = measure([sys.executable, __file__, "--one"], transports, PY_SIZES, rounds, scale)
+    send, post, many, straw = (f"{name}:{ring}" for name in ("send", "post", "all", "aio-straw"))
+    transports = [*others, "pore:0", f"pore:{ring}", send, post, many, "aio-unix", straw]
+    figures = measure([*before, sys.executable, __file__, "--one"], transports, PY_SIZES, rounds, scale)
     table("Python", figures, transports, PY_SIZES)
+    table("Python, µs of cpu per message, both sides together", figures, transports, PY_SIZES, " cpu")
     for where in ("apart", "same"):
         for size, least in ((64, 3), (1024, 3), (16384, 2)):
-            pair = (median(figures, ours, "tp", size, where), best(figures, others, "tp", size, where))
-            targets.ratio(f"Python {where} tp {size}: pore / best of the others", *pair, least=least)
-            pair = (median(figures, asyncios[1], "tp", size, where), median(figures, "aio-unix", "tp", size, where))
-            targets.ratio(f"asyncio {where} tp {size}: pore / streams", *pair, least=least)
+            for ours in (send, post, many) if size < 16384 else (send,):
+                pair = (median(figures, ours, "tp", size, where), best(figures, others, "tp", size, where))
+                name = ours.partition(":")[0]
+                targets.ratio(f"Python {where} tp {size}: {name} / best of the others", *pair, least=least)
+            pair = (median(figures, straw, "tp", size, where), median(figures, "aio-unix", "tp", size, where))
+            targets.ratio(f"asyncio {where} tp {size}: straw / streams", *pair, least=least)
         for size in PP_SIZES:
-            pair = (median(figures, ours, "pp", size, where), best(figures, others, "pp", size, where))
-            targets.ratio(f"Python {where} pp {size}: best of the others / pore", *pair, least=2, faster=False)
-            pair = (median(figures, asyncios[1], "pp", size, where), median(figures, "aio-unix", "pp", size, where))
-            targets.ratio(f"asyncio {where} pp {size}: streams / pore", *pair, least=2, faster=False)
+            pair = (median(figures, send, "pp", size, where), best(figures, others, "pp", size, where))
+            targets.ratio(f"Python {where} pp {size}: best of the others / send", *pair, least=2, faster=False)
+            pair = (median(figures, straw, "pp", size, where), median(figures, "aio-unix", "pp", size, where))
+            targets.ratio(f"asyncio {where} pp {size}: streams / straw", *pair, least=2, faster=False)
 
 
 def main() -> int:
@@ -513,6 +526,7 @@ def main() -> int:
     parser.add_argument("--only", choices=("c", "python"))
     parser.add_argument("--rounds", type=int, default=None, help="how often each is measured (medians; 3)")
     parser.add_argument("--ring", type=int, default=RING, help="bytes of the wide ring, each direction")
+    parser.add_argument("--realtime", action="store_true", help="measure as on an idle machine (root; chrt)")
     parser.add_argument("--one", nargs=5, metavar=("TRANSPORT", "WHAT", "SIZE", "MESSAGES", "WHERE"), help="one figure")
     given = parser.parse_args()
     if given.one:
@@ -522,12 +536,13 @@ def main() -> int:
     rounds, scale = given.rounds or (1 if given.quick else 3), 0.1 if given.quick else 1.0
     print(f"# Pores\n\n{platform.platform()}, {os.cpu_count()} cpus, load {os.getloadavg()[0]:.1f}, Python "
           f"{platform.python_version()}, {rounds} rounds, wide rings of {given.ring} bytes")  # fmt: skip
+    before = REALTIME if given.realtime else []
     targets = Targets()
     with contextlib.suppress(KeyboardInterrupt):
         if given.only != "python":
-            c_part(rounds, scale, given.ring, targets)
+            c_part(before, rounds, scale, given.ring, targets)
         if given.only != "c":
-            python_part(rounds, scale, given.ring, targets)
+            python_part(before, rounds, scale, given.ring, targets)
     targets.show()
     return 0
 
