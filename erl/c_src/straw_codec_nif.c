@@ -11,6 +11,7 @@
 
 #define STEPS 16384u        /* some 0.2 ms of work at worst: beyond it a scheduler would be missed */
 #define SLICE_STEPS 1024u   /* about a hundredth of the millisecond that a NIF may take */
+#define MAX_PARTS 256       /* of term_to_iovec; with more it is cheaper to have one binary */
 #define WASTE (4u << 10)    /* bytes that a result may hold without using them */
 
 typedef struct {
@@ -71,7 +72,7 @@ static int term_of(ErlNifEnv *env, const uint8_t *bytes, size_t size, ERL_NIF_TE
 static int hole_term(ErlNifEnv *env, const Names *names, const Transcode *t, const TranscodePiece *piece,
                      ERL_NIF_TERM *term)
 {
-    const uint8_t *bytes = t->in + piece->at;
+    const uint8_t *bytes = transcode_at(t, piece);
     TranscodeName name;
     ERL_NIF_TERM own = 0, words[TRANSCODE_MAX_REF_WORDS], from = piece->from ? names->yes : names->no;
     bool ours = t->way != TRANSCODE_FROM;
@@ -115,55 +116,61 @@ static ERL_NIF_TERM failed(ErlNifEnv *env, const Names *names, ERL_NIF_TERM reas
     return enif_make_tuple3(env, names->error, reason, enif_make_uint64(env, at));
 }
 
+/* The pieces as a list; the result is that of transcode(), or -EINVAL. parts: the terms of the input. */
+static int make_list(ErlNifEnv *env, const Names *names, Transcode *t, const ERL_NIF_TERM *parts, ERL_NIF_TERM out,
+                     ERL_NIF_TERM *list)
+{
+    size_t out_at = t->out_size;
+    *list = enif_make_list(env, 0);
+    for (size_t i = t->count; i-- > 0;) {
+        const TranscodePiece *p = &t->pieces[i];
+        ERL_NIF_TERM piece;
+        if (p->kind == PIECE_INPUT) {
+            size_t whole = p->part == 0 ? t->size : t->more[p->part - 1].size;
+            piece = p->size == whole ? parts[p->part] : enif_make_sub_binary(env, parts[p->part], p->at, p->size);
+        } else if (p->kind == PIECE_OUTPUT) {
+            out_at -= p->size;
+            piece = enif_make_sub_binary(env, out, out_at, p->size);
+        } else if (!hole_term(env, names, t, p, &piece)) {
+            t->error = "a pid or reference that is none";
+            t->error_at = p->at;
+            return -EINVAL;
+        }
+        *list = enif_make_list_cell(env, piece, *list);
+    }
+    return 0;
+}
+
 /* 0 when it takes more steps than these. */
-static ERL_NIF_TERM run(ErlNifEnv *env, const ERL_NIF_TERM argv[], size_t steps)
+static ERL_NIF_TERM run_parts(ErlNifEnv *env, Transcode *t, const ERL_NIF_TERM *parts, ERL_NIF_TERM way)
 {
     const Names *names = enif_priv_data(env);
-    ErlNifBinary input;
     Grown grown = {.used = false};
-    if (!enif_inspect_binary(env, argv[0], &input))
-        return enif_make_badarg(env);
-    Transcode t = {.in = input.data, .size = input.size, .envelope = true, .steps = steps};
-    t.resize = grow;
-    t.context = &grown;
-    t.ling_maps = argv[1] == names->to_ling_maps;
-    if (argv[1] == names->to_otp)
-        t.way = TRANSCODE_TO_OTP;
-    else if (argv[1] == names->to_ling || t.ling_maps)
-        t.way = TRANSCODE_TO_LING;
-    else if (argv[1] == names->from)
-        t.way = TRANSCODE_FROM;
+    ERL_NIF_TERM answer, out = 0, list = 0;
+    t->envelope = true;
+    t->resize = grow;
+    t->context = &grown;
+    t->ling_maps = way == names->to_ling_maps;
+    if (way == names->to_otp)
+        t->way = TRANSCODE_TO_OTP;
+    else if (way == names->to_ling || t->ling_maps)
+        t->way = TRANSCODE_TO_LING;
+    else if (way == names->from)
+        t->way = TRANSCODE_FROM;
     else
         return enif_make_badarg(env);
-    int result = transcode(&t);
-    ERL_NIF_TERM answer, out = 0, list = 0, piece;
-    if (result == 0) {
-        if (grown.used && t.out_room - t.out_size > WASTE)
-            enif_realloc_binary(&grown.binary, t.out_size);
-        if (grown.used)
-            out = enif_make_binary(env, &grown.binary); /* the term's from here on */
-        size_t out_at = t.out_size;
-        list = enif_make_list(env, 0);
-        for (size_t i = t.count; i-- > 0 && result == 0;) {
-            const TranscodePiece *p = &t.pieces[i];
-            if (p->kind == PIECE_INPUT) {
-                piece = p->size == input.size ? argv[0] : enif_make_sub_binary(env, argv[0], p->at, p->size);
-            } else if (p->kind == PIECE_OUTPUT) {
-                out_at -= p->size;
-                piece = enif_make_sub_binary(env, out, out_at, p->size);
-            } else if (!hole_term(env, names, &t, p, &piece)) {
-                result = -EINVAL;
-                t.error = "a pid or reference that is none";
-                t.error_at = p->at;
-            }
-            if (result == 0)
-                list = enif_make_list_cell(env, piece, list);
-        }
-    } else if (grown.used) {
+    int result = transcode(t);
+    if (result != 0 && grown.used) {
         enif_release_binary(&grown.binary);
+    } else if (grown.used) {
+        if (t->out_room - t->out_size > WASTE)
+            enif_realloc_binary(&grown.binary, t->out_size);
+        out = enif_make_binary(env, &grown.binary); /* the term's from here on */
     }
     if (result == 0)
-        answer = enif_make_tuple3(env, names->ok, t.address_hole ? names->yes : names->no, list);
+        result = make_list(env, names, t, parts, out, &list);
+    if (result == 0)
+        answer = enif_make_tuple3(env, names->ok, t->address_hole ? names->yes : names->no, list);
     else if (result == -ENOMEM)
         answer = failed(env, names, names->memory, 0);
     else if (result == -EMSGSIZE)
@@ -171,11 +178,37 @@ static ERL_NIF_TERM run(ErlNifEnv *env, const ERL_NIF_TERM argv[], size_t steps)
     else if (result == -EAGAIN)
         answer = 0;
     else
-        answer = failed(env, names, text(env, t.error, strlen(t.error)), t.error_at);
-    if (steps != 0)
-        enif_consume_timeslice(env, 1 + (int)(t.taken / SLICE_STEPS));
-    transcode_free(&t);
+        answer = failed(env, names, text(env, t->error, strlen(t->error)), t->error_at);
+    if (t->steps != 0)
+        enif_consume_timeslice(env, 1 + (int)(t->taken / SLICE_STEPS));
+    transcode_free(t);
     return answer;
+}
+
+static ERL_NIF_TERM run(ErlNifEnv *env, const ERL_NIF_TERM argv[], size_t steps)
+{
+    Transcode t = {.steps = steps};
+    ErlNifBinary binary;
+    if (enif_inspect_binary(env, argv[0], &binary)) {
+        t.in = binary.data;
+        t.size = binary.size;
+        return run_parts(env, &t, argv, argv[1]);
+    }
+    ERL_NIF_TERM parts[MAX_PARTS], list = argv[0];
+    TranscodePart more[MAX_PARTS];
+    unsigned count = 0;
+    while (count < MAX_PARTS && enif_get_list_cell(env, list, &parts[count], &list)) {
+        if (!enif_inspect_binary(env, parts[count], &binary))
+            return enif_make_badarg(env);
+        more[count++] = (TranscodePart){binary.data, binary.size};
+    }
+    if (count == 0 || !enif_is_empty_list(env, list))
+        return enif_make_badarg(env);
+    t.in = more[0].bytes;
+    t.size = more[0].size;
+    t.more = more + 1;
+    t.more_count = count - 1;
+    return run_parts(env, &t, parts, argv[1]);
 }
 
 static ERL_NIF_TERM transcode_dirty(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
@@ -184,7 +217,7 @@ static ERL_NIF_TERM transcode_dirty(ErlNifEnv *env, int argc, const ERL_NIF_TERM
     return run(env, argv, 0);
 }
 
-/* transcode(Bytes, to_otp | to_ling | to_ling_maps | from) */
+/* transcode(Bytes | [Bytes], to_otp | to_ling | to_ling_maps | from) */
 static ERL_NIF_TERM transcode_nif(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
 {
     ERL_NIF_TERM answer = run(env, argv, STEPS);

@@ -61,6 +61,8 @@ typedef struct {
 typedef struct {
     Transcode *t;
     const uint8_t *p, *end;
+    const uint8_t *base; /* of the part that p is in */
+    uint32_t part;
     const uint8_t *run; /* from here to p nothing has been passed on yet */
     unsigned depth;     /* terms around the one that is read next */
     unsigned max_depth;
@@ -93,7 +95,7 @@ static inline void put32(uint8_t *p, uint32_t v)
 static int refuse(Walk *w, const uint8_t *at, const char *error)
 {
     w->t->error = error;
-    w->t->error_at = (size_t)(at - w->t->in);
+    w->t->error_at = (size_t)(at - w->base);
     return -EINVAL;
 }
 
@@ -104,7 +106,7 @@ static inline size_t have(const Walk *w)
 
 /* ---- the writer ---- */
 
-static int piece_add(Transcode *t, TranscodeKind kind, bool from, size_t at, size_t size)
+static int piece_add(Transcode *t, TranscodeKind kind, bool from, uint32_t part, size_t at, size_t size)
 {
     if (kind == PIECE_OUTPUT && t->count > 0) {
         TranscodePiece *last = &t->pieces[t->count - 1];
@@ -121,7 +123,7 @@ static int piece_add(Transcode *t, TranscodeKind kind, bool from, size_t at, siz
         t->pieces = more;
         t->room = room;
     }
-    t->pieces[t->count++] = (TranscodePiece){(uint8_t)kind, from, (uint32_t)at, (uint32_t)size};
+    t->pieces[t->count++] = (TranscodePiece){(uint8_t)kind, from, part, (uint32_t)at, (uint32_t)size};
     return 0;
 }
 
@@ -143,7 +145,7 @@ static int put(Walk *w, const uint8_t *bytes, size_t size)
     memcpy(t->out + at, bytes, size);
     t->out_size += size;
     t->total += size;
-    return piece_add(t, PIECE_OUTPUT, false, at, size);
+    return piece_add(t, PIECE_OUTPUT, false, 0, at, size);
 }
 
 /* What was read unchanged until `stop` goes on as it is. */
@@ -158,7 +160,7 @@ static int flush(Walk *w, const uint8_t *stop)
     if (size <= SHORT_RUN && t->count > 0 && t->pieces[t->count - 1].kind == PIECE_OUTPUT)
         return put(w, run, size);
     t->total += size;
-    return piece_add(t, PIECE_INPUT, false, (size_t)(run - t->in), size);
+    return piece_add(t, PIECE_INPUT, false, w->part, (size_t)(run - w->base), size);
 }
 
 /* The input from `begin` to p is replaced by these bytes. */
@@ -188,7 +190,7 @@ static int hole(Walk *w, const uint8_t *begin, const uint8_t *term, TranscodeKin
         from = (level->pid_first && level->left == 0) || (level->beside && level->left == level->count - 1);
     int result = flush(w, begin);
     if (result == 0)
-        result = piece_add(t, kind, from, (size_t)(term - t->in), (size_t)(w->p - term));
+        result = piece_add(t, kind, from, w->part, (size_t)(term - w->base), (size_t)(w->p - term));
     w->run = w->p;
     return result;
 }
@@ -377,6 +379,28 @@ static int walk_old_float(Walk *w)
     return replace(w, begin, bytes, 9);
 }
 
+/* The data of a binary, of which the part that p is in has the head only, are the next whole parts; a bitstring's last
+ * byte is in the one after them. */
+static int walk_parts(Walk *w, size_t size)
+{
+    Transcode *t = w->t;
+    int result = w->p == w->end && w->part < t->more_count ? flush(w, w->p) : refuse(w, w->end, TRUNCATED);
+    while (result == 0 && w->part < t->more_count) {
+        const TranscodePart *part = &t->more[w->part++];
+        if (size == 0 || part->size > size) { /* it goes on here */
+            w->base = w->run = part->bytes;
+            w->p = part->bytes + size;
+            w->end = part->bytes + part->size;
+            return 0;
+        }
+        size -= part->size;
+        t->total += part->size;
+        if (part->size > 0)
+            result = piece_add(t, PIECE_INPUT, false, w->part, 0, part->size);
+    }
+    return result < 0 || size == 0 ? result : refuse(w, w->end, TRUNCATED);
+}
+
 static int walk_bits(Walk *w)
 {
     const uint8_t *begin = w->p;
@@ -384,8 +408,12 @@ static int walk_bits(Walk *w)
         return refuse(w, w->end, TRUNCATED);
     size_t size = get32(begin + 1);
     uint8_t bits = begin[5];
-    if (have(w) - 6 < size)
-        return refuse(w, w->end, TRUNCATED);
+    if (have(w) - 6 < size) {
+        if (bits < 1 || bits > 7)
+            return refuse(w, w->end, TRUNCATED);
+        w->p += 6;
+        return walk_parts(w, size);
+    }
     if (bits > 8 || (bits == 0) != (size == 0))
         return refuse(w, begin, "the last byte of a bitstring has 1 to 8 bits");
     if (bits == 8 || size == 0) { /* whole bytes; OTP 28.5 dies of an empty bitstring in this form */
@@ -615,8 +643,12 @@ static int walk_bytes(Walk *w, size_t head)
     if (have(w) < head)
         return refuse(w, w->end, TRUNCATED);
     size_t size = head == 3 ? get16(w->p + 1) : get32(w->p + 1);
-    if (have(w) - head < size)
-        return refuse(w, w->end, TRUNCATED);
+    if (have(w) - head < size) {
+        if (head == 3)
+            return refuse(w, w->end, TRUNCATED);
+        w->p += head;
+        return walk_parts(w, size);
+    }
     w->p += head + size;
     return 0;
 }
@@ -727,8 +759,12 @@ int transcode(Transcode *t)
     int result = 0;
     if (t->size > TRANSCODE_MAX_FRAME)
         return -EMSGSIZE;
+    for (size_t i = 0, size = t->size; i < t->more_count; i++)
+        if (t->more[i].size > TRANSCODE_MAX_FRAME || (size += t->more[i].size) > TRANSCODE_MAX_FRAME)
+            return -EMSGSIZE;
     w.t = t;
-    w.run = w.p = t->in;
+    w.part = 0;
+    w.base = w.run = w.p = t->in;
     w.end = t->in + t->size;
     w.depth = 0;
     /* A LING counts the innermost term too. */
@@ -753,13 +789,13 @@ int transcode(Transcode *t)
         if (t->taken++ == t->steps && t->steps != 0)
             return -EAGAIN;
         level->left--;
-        bool is_address = w.p == address;
+        bool is_address = w.p == address && w.part == 0;
         size_t holes = t->holes;
         result = walk_term(&w);
         if (is_address && t->holes != holes) /* a tuple's holes come later, with its parts */
             t->address_hole = true;
     }
-    if (result == 0 && w.p != w.end)
+    if (result == 0 && (w.p != w.end || w.part != t->more_count))
         return refuse(&w, w.p, "data after the term");
     if (result == 0)
         result = flush(&w, w.p);
@@ -781,6 +817,11 @@ void transcode_free(Transcode *t)
 }
 
 /* ---- what a hole holds ---- */
+
+const uint8_t *transcode_at(const Transcode *t, const TranscodePiece *piece)
+{
+    return (piece->part == 0 ? t->in : t->more[piece->part - 1].bytes) + piece->at;
+}
 
 /* The atom at p, known to be sound; returns what follows. */
 static const uint8_t *node_name(const uint8_t *p, TranscodeName *name)

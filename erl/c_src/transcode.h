@@ -33,11 +33,18 @@ typedef enum {
     PIECE_ALIAS     /* hole: the reference in [alias|Reference], which stands for all of that list; transcode_ref() */
 } TranscodeKind;
 
+/* A part of the input. */
+typedef struct {
+    const uint8_t *bytes;
+    size_t size;
+} TranscodePart;
+
 /* The result is the concatenation of the pieces, of at least one. A hole's at and size are of the term in the input,
- * with its tag. */
+ * with its tag; transcode_at() finds the bytes. */
 typedef struct {
     uint8_t kind; /* TranscodeKind */
     bool from;    /* of a reference: it is the tag of a From, {Pid, Tag} or {Pid, [Tag | Label]}, after that pid's hole */
+    uint32_t part; /* of the input: 0 is `in`, 1 the first of `more` */
     uint32_t at, size;
 } TranscodePiece;
 
@@ -45,6 +52,9 @@ typedef struct {
     /* Set by the caller; the rest zero. */
     const uint8_t *in;
     size_t size;
+    /* Of term_to_iovec: what follows `in`. A part ends where the data of a large binary begin; these are whole parts. */
+    const TranscodePart *more;
+    size_t more_count;
     TranscodeWay way;
     bool envelope;  /* the term must be {envelope, Addr, Msg} */
     bool ling_maps; /* maps go to a LING, which may die of them (straw-rules 6) */
@@ -63,7 +73,7 @@ typedef struct {
     size_t taken;      /* steps */
     bool address_hole; /* the envelope's address is the first hole */
     const char *error; /* why -EINVAL: a text that lives for ever */
-    size_t error_at;   /* offset in the input */
+    size_t error_at;   /* offset in the part of the input that was being read */
 } Transcode;
 
 /* 0, -EINVAL (with error and error_at), -EMSGSIZE (beyond TRANSCODE_MAX_FRAME), -EAGAIN (steps) or -ENOMEM. Call
@@ -82,6 +92,9 @@ typedef struct {
     uint32_t words[TRANSCODE_MAX_REF_WORDS]; /* of a reference, in wire order */
     uint32_t count;
 } TranscodeName;
+
+/* Where a piece of the input is. */
+const uint8_t *transcode_at(const Transcode *t, const TranscodePiece *piece);
 
 /* What a hole holds; `term` is where its bytes begin, in an input that transcode() has checked. */
 void transcode_pid(const uint8_t *term, TranscodeName *pid);

@@ -13,6 +13,10 @@
 
 %% Bytes of one frame, in and out (straw-rules 3).
 -define(MAX_FRAME, (16 bsl 20)).
+%% Copying a binary of so many bytes takes longer than to pass it on.
+-define(LARGE, 4096).
+%% Parts that the NIF takes.
+-define(MAX_PARTS, 256).
 
 %% format: erlang unless given. dialect: what the peer reads; that of the ids unless given, or else ling. ling_maps: maps
 %% may go to a LING, which may die of them. ids: the straw's; undefined or absent on json straws.
@@ -50,7 +54,7 @@ encode(Addr, Msg, #{ids := Ids} = Options) ->
     Dialect = maps:get(dialect, Options, straw_ids:dialect(Ids)),
     case sayable(Addr, Dialect) of
         ok ->
-            case transcode(term_to_binary({envelope, Addr, Msg}), way(Dialect, Options)) of
+            case transcode_term({envelope, Addr, Msg}, way(Dialect, Options)) of
                 {ok, false, [Frame]} when is_binary(Frame) -> {ok, Frame, Ids};
                 {ok, Address_hole, Pieces} -> fill_out(Address_hole, Pieces, Dialect, Ids);
                 {error, emsgsize, _} -> {error, {badarg, <<"an envelope beyond 16 MiB">>}, Ids};
@@ -59,6 +63,34 @@ encode(Addr, Msg, #{ids := Ids} = Options) ->
             end;
         Text -> {error, {badarg, Text}, Ids}
     end.
+
+%% Large binaries are passed on, not copied.
+-spec transcode_term(term(), to_otp | to_ling | to_ling_maps) ->
+          {ok, boolean(), [piece()]} | {error, binary() | emsgsize | enomem, non_neg_integer()}.
+transcode_term({envelope, _, Msg} = Envelope, Way) ->
+    case is_large(Msg, 3) of
+        false -> transcode(term_to_binary(Envelope), Way);
+        true ->
+            Parts = erlang:term_to_iovec(Envelope),
+            case length(Parts) =< ?MAX_PARTS andalso transcode(Parts, Way) of
+                {ok, _, _} = Found -> Found;
+                %% not in the parts that we know how to take, or wrong as a whole too
+                _ -> transcode(iolist_to_binary(Parts), Way)
+            end
+    end.
+
+%% Is there a large binary among the first that one comes upon?
+-spec is_large(term(), non_neg_integer()) -> boolean().
+is_large(Term, _) when is_bitstring(Term) -> byte_size(Term) >= ?LARGE;
+is_large(_, 0) -> false;
+is_large({A, B}, Depth) -> is_large(B, Depth - 1) orelse is_large(A, Depth - 1);
+is_large({A, B, C}, Depth) -> is_large(C, Depth - 1) orelse is_large(B, Depth - 1) orelse is_large(A, Depth - 1);
+is_large(Term, Depth) when is_tuple(Term), tuple_size(Term) =< 8 ->
+    lists:any(fun(Item) -> is_large(Item, Depth - 1) end, tuple_to_list(Term));
+is_large([Item | _], Depth) -> is_large(Item, Depth - 1);
+is_large(Term, Depth) when is_map(Term), map_size(Term) =< 8 ->
+    lists:any(fun(Item) -> is_large(Item, Depth - 1) end, maps:values(Term));
+is_large(_, _) -> false.
 
 -spec sayable(term(), ling | otp) -> ok | binary().
 sayable(Addr, _) when is_atom(Addr); is_pid(Addr) -> ok;
@@ -281,8 +313,8 @@ entry_of(Tag, Entries) ->
 
 %% The bytes of a term, as the other side needs them: binaries and holes. true: the first hole is the address. Holes
 %% going out: {pid, Pid}, {alias, From, Ref}, {ref, From, Ref, Node, Creation, Words}; From: it belongs to the pid
-%% before. Coming in: {ling, Boxid, Domid, Id}, {pid, Node, Id, Serial, Creation}, {ref, Node, Creation, Words}.
--spec transcode(binary(), to_otp | to_ling | to_ling_maps | from) ->
+%% before. Parts: what term_to_iovec makes, at most 256. Coming in: {ling, Boxid, Domid, Id}, {pid, Node, Id, Serial, Creation}, {ref, Node, Creation, Words}.
+-spec transcode(binary() | [binary(), ...], to_otp | to_ling | to_ling_maps | from) ->
           {ok, boolean(), [piece()]} | {error, binary() | emsgsize | enomem, non_neg_integer()}.
 transcode(_Bytes, _Way) -> erlang:nif_error(not_loaded).
 

@@ -121,6 +121,38 @@ large_test() ->
     ?assertEqual(5000000, byte_size(Large2)),
     ?assert(is_pid(Pid)).
 
+%% In parts, as term_to_iovec has them: the same bytes as in one.
+parts_test_() ->
+    Large = binary:copy(<<"0123456789abcdef">>, 1000),
+    Terms = [Large, {Large}, {a, Large, b}, [Large, Large], {Large, '\x{e9}', Large}, {<<Large/binary, 5:3>>, x},
+             {binary:part(Large, 3, 9000), y}, {'$gen_call', {self(), [alias | make_ref()]}, {put, k, Large}},
+             {Large, self(), self(), Large}, [Large | binary:part(Large, 0, 5000)],
+             [binary:part(Large, 0, 5000 + N) || N <- lists:seq(1, 300)], [Large | lists:seq(1, 30000)],
+             #{k => Large}, {Large, fun() -> ok end}, {1, {2, [{Large}]}}],
+    [fun() ->
+         {Ids, Theirs} = ids(Dialect),
+         Options = #{ids => Ids, ling_maps => true},
+         Way = if Dialect =:= otp -> to_otp; true -> to_ling_maps end,
+         Whole = straw_codec:transcode(term_to_binary({envelope, buddy, Term}), Way),
+         case straw_codec:encode(buddy, Term, Options) of
+             {ok, Frame, _} ->
+                 {ok, false, Pieces} = Whole,
+                 ?assertMatch({ok, buddy, _, _}, decode(iolist_to_binary(Frame), Theirs)),
+                 case erlang:term_to_iovec({envelope, buddy, Term}) of
+                     Parts when length(Parts) =< 256 ->
+                         {ok, false, In_parts} = straw_codec:transcode(Parts, Way),
+                         ?assertEqual(joined(Pieces), joined(In_parts));
+                     Parts -> ?assertError(badarg, straw_codec:transcode(Parts, Way))
+                 end;
+             {error, {badarg, Text}, _} -> ?assertMatch({error, Text, _}, Whole)
+         end
+     end || Dialect <- [otp, ling], Term <- Terms].
+
+%% With the bytes between two holes as one.
+joined([A, B | Rest]) when is_binary(A), is_binary(B) -> joined([<<A/binary, B/binary>> | Rest]);
+joined([A | Rest]) -> [A | joined(Rest)];
+joined([]) -> [].
+
 addresses_test() ->
     {_, Ids} = ids(otp),
     At = fun(Bytes) -> decode(frame(<<Bytes/binary, 97, 1>>), Ids) end,

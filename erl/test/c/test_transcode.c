@@ -54,8 +54,8 @@ static uint8_t *fill(const Run *r, size_t *size)
         TranscodeName name;
         switch (p->kind) {
         case PIECE_INPUT:
-            CHECK((size_t)p->at + p->size <= t->size);
-            from = t->in + p->at;
+            CHECK((size_t)p->at + p->size <= (p->part == 0 ? t->size : t->more[p->part - 1].size));
+            from = transcode_at(t, p);
             total += length;
             break;
         case PIECE_OUTPUT:
@@ -66,15 +66,15 @@ static uint8_t *fill(const Run *r, size_t *size)
             break;
         case PIECE_PID:
         case PIECE_LING_PID:
-            CHECK((size_t)p->at + p->size <= t->size && !p->from);
+            CHECK((size_t)p->at + p->size <= (p->part == 0 ? t->size : t->more[p->part - 1].size) && !p->from);
             if (p->kind == PIECE_PID) {
-                transcode_pid(t->in + p->at, &name);
-                CHECK(name.node + name.node_size <= t->in + p->at + p->size);
+                transcode_pid(transcode_at(t, p), &name);
+                CHECK(name.node + name.node_size <= transcode_at(t, p) + p->size);
             } else {
                 uint64_t boxid;
                 uint32_t domid, id;
-                transcode_ling_pid(t->in + p->at, &boxid, &domid, &id);
-                CHECK(p->size == 17 && boxid >> 56 == t->in[p->at + 1] && (id & 255) == t->in[p->at + 16]);
+                transcode_ling_pid(transcode_at(t, p), &boxid, &domid, &id);
+                CHECK(p->size == 17 && boxid >> 56 == transcode_at(t, p)[1] && (id & 255) == transcode_at(t, p)[16]);
             }
             from = otp ? OTP_PID : LING_PID;
             length = otp ? sizeof OTP_PID : sizeof LING_PID;
@@ -82,12 +82,12 @@ static uint8_t *fill(const Run *r, size_t *size)
             break;
         default:
             CHECK(p->kind == PIECE_REF || p->kind == PIECE_ALIAS);
-            CHECK((size_t)p->at + p->size <= t->size);
+            CHECK((size_t)p->at + p->size <= (p->part == 0 ? t->size : t->more[p->part - 1].size));
             CHECK(!p->from || (i > 0 && (t->pieces[i - 1].kind == PIECE_PID || t->pieces[i - 1].kind == PIECE_LING_PID ||
                                          (i > 1 && t->pieces[i - 2].kind <= PIECE_LING_PID))));
-            transcode_ref(t->in + p->at, &name);
+            transcode_ref(transcode_at(t, p), &name);
             CHECK(name.count >= 1 && name.count <= TRANSCODE_MAX_REF_WORDS);
-            CHECK(name.node + name.node_size < t->in + p->at + p->size);
+            CHECK(name.node + name.node_size < transcode_at(t, p) + p->size);
             from = t->way == TRANSCODE_TO_LING ? LING_REF : OTP_REF;
             length = t->way == TRANSCODE_TO_LING ? sizeof LING_REF : sizeof OTP_REF;
             holes++;
@@ -122,7 +122,7 @@ static void show(const Run *r, char *text)
 {
     for (size_t i = 0, out = 0; i < r->t.count; i++) {
         const TranscodePiece *p = &r->t.pieces[i];
-        const uint8_t *from = p->kind == PIECE_INPUT ? r->t.in + p->at : r->t.out + out;
+        const uint8_t *from = p->kind == PIECE_INPUT ? transcode_at(&r->t, p) : r->t.out + out;
         if (p->kind == PIECE_OUTPUT)
             out += p->size;
         if (p->kind <= PIECE_OUTPUT)
@@ -489,6 +489,61 @@ static void test_no_memory(void)
     }
 }
 
+/* Parts as term_to_iovec makes them, and others, give what the whole gives or are refused. */
+static void test_parts(void)
+{
+    uint8_t bytes[512];
+    size_t size = unhex("83 6803 7708656e76656c6f7065 73016b 6804 6d00000003616263 58 7703614062 00000001 00000002 00000003"
+                        "4d00000002 03 61e0 6d0000000178", bytes);
+    size_t data[][2] = {{23, 26}, {50, 52}, {57, 58}};
+    unsigned taken = 0;
+    for (unsigned cut = 0; cut < 8; cut++) {
+        TranscodePart parts[16];
+        size_t count = 0, at = 0;
+        for (unsigned i = 0; i < 3; i++) {
+            if ((cut >> i & 1) == 0)
+                continue;
+            parts[count++] = (TranscodePart){bytes + at, data[i][0] - at};
+            parts[count++] = (TranscodePart){bytes + data[i][0], data[i][1] - data[i][0]};
+            at = data[i][1];
+        }
+        if (at < size || count == 0)
+            parts[count++] = (TranscodePart){bytes + at, size - at};
+        for (int way = 0; way < 2; way++) {
+            Run whole = run((TranscodeWay)way, true, false, bytes, size);
+            Run r = {.t = {.in = parts[0].bytes, .size = parts[0].size, .more = parts + 1, .more_count = count - 1,
+                           .way = (TranscodeWay)way, .envelope = true}};
+            size_t a, b;
+            CHECK(whole.result == 0);
+            CHECK((r.result = transcode(&r.t)) == 0);
+            uint8_t *one = fill(&whole, &a), *two = fill(&r, &b);
+            CHECK(a == b && memcmp(one, two, a) == 0);
+            free(one), free(two);
+            end(&whole), end(&r);
+            taken++;
+        }
+    }
+    CHECK(taken == 16);
+    /* cut anywhere, once or twice: never more than is there */
+    for (size_t i = 0; i <= size; i++) {
+        for (size_t j = i; j <= size; j++) {
+            uint8_t *copies[3];
+            TranscodePart parts[3] = {{bytes, i}, {bytes + i, j - i}, {bytes + j, size - j}};
+            for (int k = 0; k < 3; k++) {
+                copies[k] = malloc(parts[k].size + (parts[k].size == 0));
+                memcpy(copies[k], parts[k].bytes, parts[k].size);
+                parts[k].bytes = copies[k];
+            }
+            Transcode t = {.in = parts[0].bytes, .size = i, .more = parts + 1, .more_count = 2, .way = TRANSCODE_TO_LING};
+            int result = transcode(&t);
+            CHECK(result == 0 || result == -EINVAL);
+            transcode_free(&t);
+            for (int k = 0; k < 3; k++)
+                free(copies[k]);
+        }
+    }
+}
+
 /* What takes long is given up when that is wished. */
 static void test_steps(void)
 {
@@ -772,6 +827,7 @@ int main(int count, char **arguments)
     test_limits();
     test_no_memory();
     test_steps();
+    test_parts();
     fuzz(count > 2 ? strtol(arguments[2], NULL, 10) : 20000);
     puts("ok");
     return 0;
