@@ -76,7 +76,7 @@ write(Pore, Data) when is_list(Data); is_binary(Data) ->
             case pore_nif:write_all(Pore, iolist_to_binary(Data)) of
                 ok -> ok;
                 {error, _} when Size =:= 0 -> ok;
-                {error, Reason} -> failed(Reason, badarg)
+                {error, Reason} -> error(failed(Reason, badarg))
             end;
         _ ->
             error(badarg)
@@ -84,8 +84,8 @@ write(Pore, Data) when is_list(Data); is_binary(Data) ->
 write(_Pore, _Data) ->
     error(badarg).
 
+%% A peer that has gone: what LING would say.
 -spec failed(pore:reason(), T) -> T.
 failed(closed, _) -> error(badarg);
 failed(Reason, _) when Reason =:= corrupt; Reason =:= host_down -> exit({pore_failed, Reason});
-failed(_Reason, badarg) -> error(badarg);
 failed(_Reason, Result) -> Result.

@@ -2,7 +2,7 @@
 %%
 %% Whatever is handed out belongs to the process that asked; it is given back when it says so, or dies (`give_away/2` makes it
 %% another's). Memory is given back to the platform only when no pore has it mapped. When the platform ends (the host service
-%% dies), every pore fails with `host_down` and this process exits with `host_down`.
+%% dies), every pore fails with `host_down` and this process exits with `{shutdown, host_down}`.
 -module(straw_backend).
 -behaviour(gen_server).
 
@@ -65,7 +65,8 @@
 %% ---- starting ----
 
 %% The domain of this node, registered as straw_backend. `host`: the host service's folder; `domid`: the id wanted, 0: any.
-%% {error, {no_host, Folder, Errno}}: no host service there.
+%% {error, {shutdown, Why}}: {no_host, Folder, Errno}: no host service there; {no_xen, Path, Errno}; {refused, ebusy}: the id is
+%% somebody else's; {host_down, Why}: it died just now.
 -spec start_link(options()) -> gen_server:start_ret().
 start_link(Options) -> gen_server:start_link({local, ?MODULE}, ?MODULE, Options, []).
 
@@ -222,7 +223,7 @@ init(Options) ->
         {ok, Inner} ->
             hello(maps:get(domid, Options, 0), #state{platform = Platform, inner = Inner});
         {error, Reason} ->
-            {stop, Reason}
+            {stop, {shutdown, Reason}}
     end.
 
 -spec platform(atom()) -> module().
@@ -238,7 +239,7 @@ platform(Module) -> Module.
 -spec hello(non_neg_integer(), #state{}) -> {ok, #state{}} | {stop, term()}.
 hello(Wanted, #state{platform = Platform, inner = Inner} = State) ->
     case Platform:request({hello, Wanted}, hello, Inner) of
-        {down, Why} -> {stop, {host_down, Why}};
+        {down, Why} -> {stop, {shutdown, {host_down, Why}}};
         {News, Inner1} -> hello_reply(News, State#state{inner = Inner1})
     end.
 
@@ -247,18 +248,18 @@ hello_reply([{reply, hello, {ok, Domid}}], State) ->
     {ok, State#state{domid = Domid}};
 hello_reply([{reply, hello, {error, Errno}}], State) ->
     ok = (State#state.platform):close(State#state.inner),
-    {stop, {refused, Errno}};
+    {stop, {shutdown, {refused, Errno}}};
 hello_reply([], #state{platform = Platform, inner = Inner} = State) ->
     receive
         {irq, _} = Message ->
             case Platform:handle(Message, Inner) of
-                {down, Why} -> {stop, {host_down, Why}};
+                {down, Why} -> {stop, {shutdown, {host_down, Why}}};
                 {News, Inner1} -> hello_reply(News, State#state{inner = Inner1});
                 unknown -> hello_reply([], State)
             end
     after ?PATIENCE ->
         ok = Platform:close(Inner),
-        {stop, {host_down, timeout}}
+        {stop, {shutdown, {host_down, timeout}}}
     end.
 
 -spec handle_call(term(), gen_server:from(), #state{}) ->
@@ -390,10 +391,10 @@ one({reply, {return, Key}, Result}, State) ->
     #{Key := Thing} = State#state.things,
     returned(Key, Thing, Result, answered(State)).
 
--spec down(term(), #state{}) -> {stop, host_down, #state{}}.
+-spec down(term(), #state{}) -> {stop, {shutdown, host_down}, #state{}}.
 down(Why, State) ->
     tell({down, Why}, State),
-    {stop, host_down, State}.
+    {stop, {shutdown, host_down}, State}.
 
 -spec tell(term(), #state{}) -> ok.
 tell(Event, #state{subscribers = Subscribers}) ->

@@ -1,7 +1,7 @@
 %% One connection to the store, shared by all processes of a node: requests go out as they come, answers are told apart by
 %% their ids (xen/include/public/io/xs_wire.h). Watches and transactions belong to the process that asked, and end with it.
 %%
-%% When the store hangs up or talks nonsense, this process exits with `host_down` or `{store, What}`.
+%% When the store hangs up or talks nonsense, this process exits with `{shutdown, host_down}` or `{store, What}`.
 -module(xenstore_server).
 -behaviour(gen_server).
 
@@ -84,8 +84,8 @@ init(Backend) ->
     try pore_xs:open(Backend) of
         Xs -> {ok, move(#state{xs = Xs})}
     catch
-        exit:Reason -> {stop, Reason};
-        error:Reason -> {stop, {store, Reason}}
+        exit:Reason -> {stop, {shutdown, Reason}};
+        error:Reason -> {stop, {shutdown, {store, Reason}}}
     end.
 
 -spec handle_call({integer(), string(), binary(), xenstore:tid()}, gen_server:from(), #state{}) ->
@@ -187,7 +187,7 @@ flow(State) -> State.
 -spec move(#state{}) -> #state{}.
 move(#state{xs = Xs} = State) ->
     State1 = write(State),
-    case pore_xs:avail(Xs) of
+    case avail(Xs) of
         {Room, 0} when Room =:= 0; State1#state.out_size =:= 0 ->
             State1#state{room = Room};
         {Room, 0} ->
@@ -196,6 +196,14 @@ move(#state{xs = Xs} = State) ->
             In = <<(State1#state.in)/binary, (pore_xs:read(Xs))/binary>>,
             true = pore:poke(Xs),
             move(messages(State1#state{room = Room, in = In}))
+    end.
+
+-spec avail(pore_xs:xs()) -> {non_neg_integer(), non_neg_integer()}.
+avail(Xs) ->
+    try
+        pore_xs:avail(Xs)
+    catch
+        exit:host_down -> exit({shutdown, host_down})
     end.
 
 -spec write(#state{}) -> #state{}.

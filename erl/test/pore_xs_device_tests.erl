@@ -63,7 +63,7 @@ hangs_up() ->
     ?assertEqual({ok, "x"}, read(Server, "x")),
     port_close(Port),
     receive
-        {'EXIT', Server, Why} -> ?assertEqual(host_down, Why)
+        {'EXIT', Server, Why} -> ?assertEqual({shutdown, host_down}, Why)
     end,
     ?assertEqual({error, not_started}, read(Server, "x")),
     ?assertMatch({error, _}, xenstore_server:start_link(anonymous, {path, <<"/dev/none">>})).

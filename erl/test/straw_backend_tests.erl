@@ -264,7 +264,7 @@ host_dies_test_() ->
         end,
         [
             receive
-                {'EXIT', Server, Why} -> ?assertEqual(host_down, Why)
+                {'EXIT', Server, Why} -> ?assertEqual({shutdown, host_down}, Why)
             end
          || Server <- [A, B]
         ],
@@ -281,11 +281,11 @@ no_host_test() ->
     process_flag(trap_exit, true),
     Folder = string:trim(os:cmd("mktemp -d /tmp/strawXXXXXX")),
     Start = fun(Where) -> straw_backend:start_link(anonymous, #{host => Where, backend => local}) end,
-    ?assertEqual({error, {no_host, Folder, enoent}}, Start(Folder)),
+    ?assertEqual({error, {shutdown, {no_host, Folder, enoent}}}, Start(Folder)),
     ok = file:change_mode(Folder, 8#755),
-    ?assertEqual({error, {no_host, Folder, eperm}}, Start(Folder)),
-    ?assertMatch({error, {no_host, _, enoent}}, Start(Folder ++ "/none")),
-    ?assertMatch({error, {no_host, _, enametoolong}}, begin
+    ?assertEqual({error, {shutdown, {no_host, Folder, eperm}}}, Start(Folder)),
+    ?assertMatch({error, {shutdown, {no_host, _, enoent}}}, Start(Folder ++ "/none")),
+    ?assertMatch({error, {shutdown, {no_host, _, enametoolong}}}, begin
         Long = filename:join(Folder, lists:duplicate(120, $x)),
         ok = file:make_dir(Long),
         ok = file:change_mode(Long, 8#700),
@@ -317,7 +317,7 @@ domid_taken_test_() ->
         Host = straw_test_host:start(),
         {A, DA} = straw_test_host:domain(Host),
         Options = #{host => straw_test_host:folder(Host), backend => local},
-        ?assertEqual({error, {refused, ebusy}}, straw_backend:start_link(anonymous, Options#{domid => DA})),
+        ?assertEqual({error, {shutdown, {refused, ebusy}}}, straw_backend:start_link(anonymous, Options#{domid => DA})),
         {ok, B} = straw_backend:start_link(anonymous, Options#{domid => 77}),
         ?assertEqual(77, straw_backend:domid(B)),
         [straw_backend:stop(Server) || Server <- [A, B]],

@@ -278,7 +278,7 @@ server_dies_test_() ->
         Pid = spawn(fun() -> exit({got, xenstore:wait("data/never", "1")}) end),
         straw_test_host:kill(Host),
         receive
-            {'EXIT', Server, Why} -> ?assertEqual(host_down, Why)
+            {'EXIT', Server, Why} -> ?assertEqual({shutdown, host_down}, Why)
         end,
         ?assertEqual({error, not_started}, xenstore:read("domid")),
         exit(Pid, kill),
