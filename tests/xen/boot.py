@@ -75,7 +75,10 @@ def boot(work: Path, scenarios: str = "all", quiet: bool = True) -> Boot:
     command += ["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot", "-kernel", f"{work}/xen"]
     command += ["-append", xen, "-initrd", f"{linux},{work}/dom0.img"]
     start = time.monotonic()
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    dies_with_us = ["setpriv", "--pdeathsig", "KILL"]  # however we end
+    process = subprocess.Popen(
+        dies_with_us + command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     assert process.stdout is not None
     try:
         with found.log.open("w") as log, selectors.DefaultSelector() as selector:

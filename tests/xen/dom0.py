@@ -19,6 +19,8 @@ from pores.errors import XenstoreError
 from pores.xenstore.client import XenStore
 
 CONSOLES = Path("/var/log/xen/console")
+#: The network of one guest with dom0, which is 10.9.0.1 there; the guest is 10.9.0.2 (guest/init, guest/vif).
+VIF = "'script=vif-point-to-point'"
 GUEST = """
 name = "{name}"
 type = "pv"
@@ -83,7 +85,9 @@ class Xen:
 
     async def _create(self, name: str) -> Domain:
         file = Path(f"/run/{name}.cfg")
-        file.write_text(GUEST.format(name=name, memory=argument("guest_memory", "256"), vif=""))
+        file.write_text(
+            GUEST.format(name=name, memory=argument("guest_memory", "256"), vif=VIF if name == "one" else "")
+        )
         await run("xl", "create", str(file))
         domid = int(await run("xl", "domid", name))
         say(f"guest {name} is domain {domid}")

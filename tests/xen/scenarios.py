@@ -419,6 +419,29 @@ async def two_beams_in_guests(on: Platform) -> None:
 # ── what only a real Xen has ──
 
 
+@scenario(only="xen", beam=True)
+async def a_beam_by_distribution(on: Platform) -> None:
+    """From a guest with a network interface to a BEAM outside: without a straw, over TCP."""
+    outside, inside = await on.outside(), await on.inside("one")
+    beam = ("env", "ERL_FLAGS=-name behind@10.9.0.1 -setcookie scenarios", *BEAM_TALK[:2], "-", "beam")
+    asking = (*PYTHON_TALK, "dist", "behind@10.9.0.1")
+    async with program(outside, *beam):
+        await said(outside, beam, "^node behind@10.9.0.1$")
+        async with program(inside, *asking):
+            assert await said(inside, asking, r"^answered (\d+)$") == "6"
+
+
+@scenario(only="xen")
+async def one_strawman_a_domain(on: Platform) -> None:
+    """A second program of a domain gets no straws, as long as the first one lives."""
+    outside, inside = await on.outside(), await on.inside("one")
+    async with started(inside):
+        refused = await inside.do("run", command=["python3", "/tests/xen/talk.py", "serve"])
+        assert refused["status"] and "straw_taken" in refused["said"], refused
+    async with program(inside, *PYTHON_TALK, "serve"):
+        await ask(outside, PYTHON_TALK, await said(inside, PYTHON_TALK, r"^domain (\d+)$"))
+
+
 @scenario(only="xen")
 async def the_kernels_limit_of_pages(on: Platform) -> None:
     """More pages than gntalloc gives: eight have to do."""

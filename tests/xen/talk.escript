@@ -3,7 +3,7 @@
 %%
 %% escript talk.escript EBIN serve       exports `echo`
 %% escript talk.escript EBIN ask DOMID   asks there
-%% escript talk.escript - beam           is a node, with `echo` for whom a gateway is: no domain itself
+%% escript talk.escript - beam           is a node, with `echo` for a gateway and for other nodes: no domain itself
 
 -define(SIZES, [0, 1, 100, 5000, 20000, 300000]).
 -define(TRIES, 20).
@@ -63,6 +63,9 @@ beam() ->
     receive
         {straw, Domid, {Name, Payload}} ->
             {strawman, 'talk@127.0.0.1'} ! {envelope, {Domid, Name}, {echoed, Payload}},
+            beam();
+        {Pid, Payload} ->
+            Pid ! {echoed, Payload},
             beam()
     end.
 

@@ -3,6 +3,7 @@ Erlang.
 
 python talk.py serve          exports `echo`: {Name, Payload} from a domain is answered: {echoed, Payload} to Name there
 python talk.py ask DOMID      asks there, with payloads of all sizes; prints "answered N"
+python talk.py dist NODE      asks a BEAM by distribution; the same
 python talk.py gate NODE      exports `echo` of a BEAM: what it answers goes out through `strawman` here
 
 Each prints "domain N" when it is one.
@@ -61,7 +62,27 @@ async def ask(node: Node, domid: int) -> int:
     return len(SIZES)
 
 
+async def dist(argument: str) -> None:
+    answers: asyncio.Queue[object] = asyncio.Queue()
+
+    async def ask(me: Process) -> None:
+        for size in SIZES:
+            payload = os.urandom(size)
+            me.send(("echo", argument), (me.pid, payload))
+            answers.put_nowait(await me.receive() == (ECHOED, payload))
+
+    node = Node("talk@10.9.0.2", COOKIE, listen=None)
+    async with node:
+        await node.connect(argument)
+        node.spawn(ask)
+        assert all([await answers.get() for _ in SIZES])
+        print(f"answered {len(SIZES)}", flush=True)
+
+
 async def main(role: str, argument: str = "") -> None:
+    if role == "dist":
+        await dist(argument)
+        return
     node = Node("talk@127.0.0.1", COOKIE, listen=None, pores=True)
     if role == "serve":
         node.register("echo", echo)
