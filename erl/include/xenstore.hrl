@@ -24,6 +24,7 @@
 -define(XS_SET_TARGET, 19).
 -define(XS_RESTRICT, 20).
 -define(XS_RESET_WATCHES, 21).
+-define(XS_DIRECTORY_PART, 22).
 
 -define(STATE_INITIALISING, "1").
 -define(STATE_INIT_WAIT, "2").

@@ -65,8 +65,31 @@ delete(_Path, _Tid) -> {error, badarg}.
 -spec list(path()) -> {ok, [string()]} | error().
 list(Path) -> list(Path, 0).
 -spec list(path(), tid()) -> {ok, [string()]} | error().
-list(Path, Tid) when is_list(Path) -> call(?XS_DIRECTORY, [Path], Tid);
+list(Path, Tid) when is_list(Path) ->
+    case call(?XS_DIRECTORY, [Path], Tid) of
+        {error, e2big} -> list_parts(Path, Tid, <<>>, <<>>);
+        Result -> Result
+    end;
 list(_Path, _Tid) -> {error, badarg}.
+
+%% More names than one answer holds (4096 bytes), which LING can't read. Begins again when the node changes meanwhile.
+-spec list_parts(path(), tid(), binary(), binary()) -> {ok, [string()]} | error().
+list_parts(Path, Tid, Generation, Got) ->
+    case call(?XS_DIRECTORY_PART, [Path, integer_to_list(byte_size(Got))], Tid) of
+        {ok, Answer} ->
+            [Now, Part] = binary:split(Answer, <<0>>),
+            All = <<Got/binary, Part/binary>>,
+            case binary:longest_common_suffix([Part, <<0, 0>>]) of
+                _ when Got =/= <<>>, Now =/= Generation -> list_parts(Path, Tid, <<>>, <<>>);
+                Zeros when Zeros =:= 2; Zeros =:= byte_size(Part) -> {ok, names(All)};
+                _ -> list_parts(Path, Tid, Now, All)
+            end;
+        Error ->
+            Error
+    end.
+
+-spec names(binary()) -> [string()].
+names(Names) -> [binary_to_list(Name) || Name <- binary:split(Names, <<0>>, [global]), Name =/= <<>>].
 
 %% One entry is a string of its own, more are a list of strings.
 -spec get_perms(path()) -> {ok, string() | [string()]} | error().

@@ -309,6 +309,11 @@ result(?XS_GET_PERMS, Payload) ->
     end;
 result(?XS_IS_DOMAIN_INTRODUCED, Payload) ->
     {ok, chomp(Payload) =:= <<"T">>};
+result(?XS_DIRECTORY_PART, Payload) ->
+    case binary:match(Payload, <<0>>) of
+        nomatch -> exit({store, bad_directory});
+        _ -> {ok, Payload}
+    end;
 result(?XS_READ, Payload) ->
     {ok, binary_to_list(chomp(Payload))};
 result(_Op, _Ok) ->

@@ -17,6 +17,7 @@ tests() ->
         {values, fun values/0},
         {bad_arguments, fun bad_arguments/0},
         {directories, fun directories/0},
+        {long_directories, fun long_directories/0},
         {permissions, fun permissions/0},
         {watches, fun watches/0},
         {two_watches_of_one_path, fun two_watches/0},
@@ -99,6 +100,18 @@ directories() ->
     ?assertEqual({error, enoent}, xenstore:list("data/none")),
     ?assertEqual(ok, xenstore:delete("data/dir")),
     ?assertEqual({error, enoent}, xenstore:list("data/dir")).
+
+%% Longer than an answer.
+long_directories() ->
+    Names = ["name-" ++ lists:duplicate(120, $x) ++ integer_to_list(N) || N <- lists:seq(1, 100)],
+    [ok = xenstore:mkdir("data/long/" ++ Name) || Name <- Names],
+    {ok, Found} = xenstore:list("data/long"),
+    ?assertEqual(lists:sort(Names), lists:sort(Found)),
+    {ok, Tid} = xenstore:transaction(),
+    ?assertEqual({ok, Found}, xenstore:list("data/long", Tid)),
+    ok = xenstore:rollback(Tid),
+    ?assertEqual({error, e2big}, xenstore:list(lists:duplicate(5000, $a))),
+    ok = xenstore:delete("data/long").
 
 permissions() ->
     Me = integer_to_list(xenstore:domid()),
