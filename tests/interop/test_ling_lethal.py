@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # lingkit; there is no __ini
 from lingkit.driver import LingDied, LingProcess
 from lingkit.stage import RawDomain, Stage, soon, stage
 from lingkit.terms import Atom as A
+from membranekit.processes import Peer
 
 from node import Atom
 from pores.aio import Membrane
@@ -305,3 +306,50 @@ def test_stale_keys(on: Stage, before: str, after: str) -> None:
     assert ling.next("buddy") == 7
     ling.send((6, A("x")), 8)
     assert raw.receive(straw) == b"\x83h\x03s\x08envelopes\x01xa\x08"
+
+
+# A LING that is busy with one peer.
+
+
+@pytest.mark.slow
+def test_a_ling_that_waits_for_one_is_late_for_others(on: Stage) -> None:
+    """Its strawman does one thing at a time: while it waits for a peer that does not move, another one's knock waits,
+    is given up by the caller, and ends well when the LING comes to it.
+    """
+    ling, other = lings(on), on.raw(7)
+    child = on.stack.enter_context(Peer(on.rundir))
+    with busy(ling):
+        opening = child.start("open", peer=5)
+        soon(lambda: any(key.endswith("/straw") for key in on.keys(child.domid)))
+        os.kill(child.process.pid, signal.SIGSTOP)
+    try:
+        soon(lambda: any(key.endswith("/event-channel") for key in on.keys(5)))
+        with pytest.raises(MembraneError, match="timeout"):
+            other.open(5)
+    finally:
+        os.kill(child.process.pid, signal.SIGCONT)
+    assert child.result(opening) == {"error": "timeout"}
+    soon(lambda: ling.status()["straws"] == [] and on.keys(5) == on.keys(7) == on.keys(child.domid) == [])
+    assert set(other.backend.held.values()) == {0}
+    assert child.do("open", peer=5) == {}
+    other.send(other.open(5), envelope(b"a\x07"))
+    assert ling.next("buddy") == 7
+
+
+@pytest.mark.slow
+def test_a_slow_ling(on: Stage) -> None:
+    """It does not read: what is sent waits, up to 16 MiB; then senders in Python wait, and envelopes of processes are
+    refused. It reads again, and all that was taken arrives.
+    """
+    ling, node = lings(on), on.node(6)
+    assert node.strawman((Atom("open"), 5)) is OK
+    taken = 0
+    with busy(ling):
+        while node.strawman((ENVELOPE, (5, BUDDY), (taken, b"x" * 500_000))) is OK:
+            taken += 1
+        assert 30 <= taken <= 40
+        assert node.rpc("domains") == [5], "the node goes on"
+    for n in range(taken):
+        assert ling.next("buddy") == (n, b"x" * 500_000)
+    assert node.send(5, "buddy", Atom("again")) is OK
+    assert ling.next("buddy") == A("again")
