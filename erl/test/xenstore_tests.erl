@@ -101,17 +101,22 @@ directories() ->
     ?assertEqual(ok, xenstore:delete("data/dir")),
     ?assertEqual({error, enoent}, xenstore:list("data/dir")).
 
-%% Longer than an answer.
+%% Longer than an answer. Only domain 0 may make them so long.
 long_directories() ->
-    Names = ["name-" ++ lists:duplicate(120, $x) ++ integer_to_list(N) || N <- lists:seq(1, 100)],
-    [ok = xenstore:mkdir("data/long/" ++ Name) || Name <- Names],
+    #{host := Folder, domid := Domid} = straw_backend:info(),
+    {ok, Zero} = xenstore_server:start_link(anonymous, {path, list_to_binary(Folder ++ "/xenstored/socket")}),
+    Long = "/local/domain/" ++ integer_to_list(Domid) ++ "/data/long",
+    Names = ["name-" ++ lists:duplicate(40, $x) ++ integer_to_list(N) || N <- lists:seq(1, 300)],
+    [ok = xenstore_server:call(Zero, ?XS_MKDIR, [Long ++ "/" ++ Name], 0) || Name <- Names],
+    ?assertEqual({error, e2big}, xenstore_server:call(Zero, ?XS_DIRECTORY, [Long], 0)),
     {ok, Found} = xenstore:list("data/long"),
     ?assertEqual(lists:sort(Names), lists:sort(Found)),
     {ok, Tid} = xenstore:transaction(),
     ?assertEqual({ok, Found}, xenstore:list("data/long", Tid)),
     ok = xenstore:rollback(Tid),
     ?assertEqual({error, e2big}, xenstore:list(lists:duplicate(5000, $a))),
-    ok = xenstore:delete("data/long").
+    ok = xenstore_server:call(Zero, ?XS_RM, [Long], 0),
+    ok = gen_server:stop(Zero).
 
 permissions() ->
     Me = integer_to_list(xenstore:domid()),
