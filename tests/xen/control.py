@@ -27,10 +27,14 @@ class Domain:
         self.domid = domid
         self._top = f"/local/domain/{domid}/data/agent"
 
-    async def ready(self) -> None:
-        """Waits until the agent serves."""
+    async def ready(self, other_than: bytes = b"") -> None:
+        """Waits until the agent serves, or the successor of that one."""
         async with asyncio.timeout(LIMIT):
-            await self.store.wait(f"{self._top}/ready", lambda value: value.isdigit())
+            await self.store.wait(f"{self._top}/ready", lambda value: value.isdigit() and value != other_than)
+
+    async def agent(self) -> bytes:
+        """Which one serves: its process id."""
+        return await self.store.read(f"{self._top}/ready")
 
     async def forget(self) -> None:
         """The agent that was there serves no more: the next one is to be waited for."""

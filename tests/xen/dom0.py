@@ -94,10 +94,9 @@ class Xen:
         return Domain(self.store, domid)
 
     async def crash(self, domain: Domain) -> None:
+        before = await domain.agent()
         await domain.ask("die")
-        await asyncio.sleep(0.5)  # it is dead for certain
-        await domain.forget()
-        await domain.ready()
+        await domain.ready(other_than=before)
 
     async def destroy(self, domain: Domain) -> None:
         (name,) = (name for name, guest in self._guests.items() if guest.domid == domain.domid)

@@ -97,9 +97,19 @@ class Packages:
             for file in unpacking.glob("*.deb"):
                 name = file.name.split("_")[0]
                 _run("dpkg-deb", "-x", str(file), str(unpacking / name))
+                _prune(unpacking / name)
                 (unpacking / name).rename(self.folder / name)
             shutil.rmtree(unpacking)
         return [self.folder / name for name in wanted]
+
+
+def _prune(package: Path) -> None:
+    """Documents, and the modules of a kernel that nobody loads: most of the half gigabyte."""
+    shutil.rmtree(package / "usr/share", ignore_errors=True)
+    wanted = {f"{Path(name).name}.ko" for names in MODULES.values() for name in names}
+    for module in package.glob("lib/modules/**/*.ko"):
+        if module.name not in wanted:
+            module.unlink()
 
 
 def _run(*command: str, cwd: Path | None = None) -> str:
@@ -387,6 +397,7 @@ def build(work: Path) -> None:
     with (work / "dom0.img").open("wb") as image:
         for path in (*dom0, work / "guest.cpio"):
             image.write(path.read_bytes())
+    (work / "guest.cpio").unlink()
 
 
 if __name__ == "__main__":

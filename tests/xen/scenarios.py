@@ -255,6 +255,25 @@ async def the_openers_program_dies(on: Platform) -> None:
 
 
 @scenario()
+async def a_program_dies_on_lings_pages(on: Platform) -> None:
+    """LING's layout has no byte that could say so: at the latest the successor's start does."""
+    outside = await on.outside()
+    async with started(outside, ring=LING):
+        for inside_opens in (True, False):
+            inside = await on.inside("one")
+            await inside.do("start", ring_bytes=LING)
+            await opened(*((inside, outside) if inside_opens else (outside, inside)))
+            await on.crash(inside)
+            successor = await on.inside("one")
+            async with started(successor, ring=LING):
+                assert await outside.do("ended", peer=inside.domid) in ("peer_gone", "peer_closed")
+                assert set((await outside.do("quiet"))["held"].values()) == {0}
+                await opened(successor, outside)
+                await both_ways(outside, successor, 33, 5, 5000)
+                await closed(outside, successor)
+
+
+@scenario()
 async def the_guest_is_paused(on: Platform) -> None:
     """Nothing is lost by a pause in mid-transfer."""
     outside, inside = await on.outside(), await on.inside("one")
