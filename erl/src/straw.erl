@@ -29,7 +29,7 @@
 -define(MAX_FRAME, (16 bsl 20)).
 %% Bytes that are read before messages get their turn, and of one read.
 -define(READ_TURN, (1 bsl 20)).
--define(READ, 65536).
+-define(READ, (1 bsl 17)).
 -define(READ_BIG, (1 bsl 18)).
 %% Bytes that are gathered before they are written at once.
 -define(WRITE_AT, 32768).

@@ -24,6 +24,7 @@ from membranekit.processes import HostProcess
 from node import Atom, GenServer, Node, Process, StrawError, etf
 from pores.aio import Membrane
 from pores.backends.local import LocalBackend
+from pores.errors import XenstoreError
 from pores.keys import Terms
 from pores.straw import Straw
 from pores.xenstore.client import XenStore
@@ -667,3 +668,39 @@ def test_the_sessions_in_the_readme(domain: Callable[..., Beam], host: HostProce
     assert one.eval("strawman_probe:next()") == "opened"
     other.eval(ending)
     assert told.result(20) == b"peer_gone"
+
+
+def test_a_crowd_of_forged_knocks(domain: Callable[..., Beam], host: HostProcess, rundir: str) -> None:
+    """A stranger fills our tree as far as the store lets it: nothing comes of it, and a start removes it all."""
+
+    async def test() -> None:
+        beam = domain("otp25", 6)
+        backend = await LocalBackend.connect(rundir, 8)
+        store = await backend.store()
+        made = 0
+        with contextlib.suppress(XenstoreError):
+            for n in range(10_000, 12_000):
+                path = f"/local/domain/6/data/straw/{n}"
+                await store.mkdir(path)
+                await store.write(f"{path}/warts", f"/local/domain/{n}/data/warts/6")
+                made += 1
+        assert made > 100
+        await counted_by_membrane(beam, "unreadable", 100)
+        assert await beam.ask("membrane:pores()") == "#{}"
+        # Killed and started again, as the same domain of the same host.
+        await beam.ask("exit(whereis(membrane), kill)")
+        await until(beam, "catch strawman:domid()", "0")
+        await until(beam, "catch strawman:domid()", "6")
+        assert await store.list("/local/domain/6/data/straw") == []
+        await store.close()
+        await backend.close()
+        async with raw_domain(rundir, 9) as honest:
+            straw: Straw = await honest.open(6)
+            await straw.send(envelope("inbox", Atom("yes")))
+            assert await beam.ask("strawman_probe:next()") == "yes"
+
+    asyncio.run(limited(test))
+
+
+async def counted_by_membrane(beam: Beam, name: str, least: int) -> None:
+    await until(beam, f"maps:get({name}, membrane:counts(), 0) >= {least}", "true")
