@@ -9,7 +9,7 @@ all_test_() ->
         [
             {"one after the other", {timeout, 60, fun() -> sizes(Server) end}},
             {"many at once", {timeout, 60, fun() -> many(Server) end}},
-            {"the device hangs up", {timeout, 60, fun() -> hangs_up() end}}
+            {"the device hangs up", {timeout, 60, fun() -> straw_test_host:trapping(fun hangs_up/0) end}}
         ]
     end}.
 
@@ -57,7 +57,6 @@ many(Server) ->
     ].
 
 hangs_up() ->
-    process_flag(trap_exit, true),
     {Port, Path} = straw_test_host:device(),
     {ok, Server} = xenstore_server:start_link(anonymous, {path, Path}),
     ?assertEqual({ok, "x"}, read(Server, "x")),

@@ -245,40 +245,40 @@ many_at_once(A, DA, B, DB) ->
 
 %% ---- the host's end ----
 
-host_dies_test_() ->
-    {timeout, 60, fun() ->
-        Host = straw_test_host:start(),
-        process_flag(trap_exit, true),
-        {A, DA} = straw_test_host:domain(Host),
-        {B, DB} = straw_test_host:domain(Host),
-        ok = straw_backend:subscribe(A, self()),
-        {ok, Grant} = straw_backend:grant(A, DB, 8),
-        {ok, Ours} = straw_backend:alloc_channel(A, DB),
-        {ok, Active} = pore:open_straw(active, Grant, Ours, #{}),
-        {ok, Mapping} = straw_backend:map(B, DA, straw_backend:grant_refs(Grant)),
-        {ok, Theirs} = straw_backend:bind_channel(B, DA, straw_backend:channel_port(Ours)),
-        {ok, Passive} = pore:open_straw(passive, Mapping, Theirs, #{}),
-        straw_test_host:kill(Host),
-        receive
-            {straw_backend, {down, _}} -> ok
-        end,
-        [
-            receive
-                {'EXIT', Server, Why} -> ?assertEqual({shutdown, host_down}, Why)
-            end
-         || Server <- [A, B]
-        ],
-        ?assertEqual({error, host_down}, pore:avail(Active)),
-        ?assertMatch({error, Reason} when Reason =:= host_down; Reason =:= peer_gone, pore:avail(Passive)),
-        ?assertEqual({error, host_down}, straw_backend:grant(A, DB, 8)),
-        ?assertEqual(ok, straw_backend:end_access(Grant)),
-        true = pore:close(Active),
-        true = pore:close(Passive),
-        straw_test_host:stop(Host)
-    end}.
+host_dies_test_() -> {timeout, 60, fun() -> straw_test_host:trapping(fun host_dies/0) end}.
 
-no_host_test() ->
-    process_flag(trap_exit, true),
+host_dies() ->
+    Host = straw_test_host:start(),
+    {A, DA} = straw_test_host:domain(Host),
+    {B, DB} = straw_test_host:domain(Host),
+    ok = straw_backend:subscribe(A, self()),
+    {ok, Grant} = straw_backend:grant(A, DB, 8),
+    {ok, Ours} = straw_backend:alloc_channel(A, DB),
+    {ok, Active} = pore:open_straw(active, Grant, Ours, #{}),
+    {ok, Mapping} = straw_backend:map(B, DA, straw_backend:grant_refs(Grant)),
+    {ok, Theirs} = straw_backend:bind_channel(B, DA, straw_backend:channel_port(Ours)),
+    {ok, Passive} = pore:open_straw(passive, Mapping, Theirs, #{}),
+    straw_test_host:kill(Host),
+    receive
+        {straw_backend, {down, _}} -> ok
+    end,
+    [
+        receive
+            {'EXIT', Server, Why} -> ?assertEqual({shutdown, host_down}, Why)
+        end
+     || Server <- [A, B]
+    ],
+    ?assertEqual({error, host_down}, pore:avail(Active)),
+    ?assertMatch({error, Reason} when Reason =:= host_down; Reason =:= peer_gone, pore:avail(Passive)),
+    ?assertEqual({error, host_down}, straw_backend:grant(A, DB, 8)),
+    ?assertEqual(ok, straw_backend:end_access(Grant)),
+    true = pore:close(Active),
+    true = pore:close(Passive),
+    straw_test_host:stop(Host).
+
+no_host_test() -> straw_test_host:trapping(fun no_host/0).
+
+no_host() ->
     Folder = string:trim(os:cmd("mktemp -d /tmp/strawXXXXXX")),
     Start = fun(Where) -> straw_backend:start_link(anonymous, #{host => Where, backend => local}) end,
     ?assertEqual({error, {shutdown, {no_host, Folder, enoent}}}, Start(Folder)),
@@ -311,15 +311,14 @@ folder_test() ->
      || {Name, Value} <- Before
     ].
 
-domid_taken_test_() ->
-    {timeout, 60, fun() ->
-        process_flag(trap_exit, true),
-        Host = straw_test_host:start(),
-        {A, DA} = straw_test_host:domain(Host),
-        Options = #{host => straw_test_host:folder(Host), backend => local},
-        ?assertEqual({error, {shutdown, {refused, ebusy}}}, straw_backend:start_link(anonymous, Options#{domid => DA})),
-        {ok, B} = straw_backend:start_link(anonymous, Options#{domid => 77}),
-        ?assertEqual(77, straw_backend:domid(B)),
-        [straw_backend:stop(Server) || Server <- [A, B]],
-        straw_test_host:stop(Host)
-    end}.
+domid_taken_test_() -> {timeout, 60, fun() -> straw_test_host:trapping(fun domid_taken/0) end}.
+
+domid_taken() ->
+    Host = straw_test_host:start(),
+    {A, DA} = straw_test_host:domain(Host),
+    Options = #{host => straw_test_host:folder(Host), backend => local},
+    ?assertEqual({error, {shutdown, {refused, ebusy}}}, straw_backend:start_link(anonymous, Options#{domid => DA})),
+    {ok, B} = straw_backend:start_link(anonymous, Options#{domid => 77}),
+    ?assertEqual(77, straw_backend:domid(B)),
+    [straw_backend:stop(Server) || Server <- [A, B]],
+    straw_test_host:stop(Host).

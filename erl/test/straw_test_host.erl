@@ -3,7 +3,7 @@
 -module(straw_test_host).
 
 -export([start/0, stop/1, folder/1, kill/1, device/0]).
--export([domain/1, wait_until/1]).
+-export([domain/1, wait_until/1, trapping/1]).
 
 -record(host, {port :: port(), folder :: string(), pid :: string()}).
 
@@ -49,6 +49,18 @@ device() ->
 domain(#host{folder = Folder}) ->
     {ok, Server} = straw_backend:start_link(anonymous, #{host => Folder, backend => local}),
     {Server, straw_backend:domid(Server)}.
+
+%% Runs it in a process of its own, which traps exits: what it starts and what dies is nobody else's.
+-spec trapping(fun(() -> term())) -> ok.
+trapping(Fun) ->
+    {Pid, Monitor} = spawn_monitor(fun() ->
+        process_flag(trap_exit, true),
+        Fun()
+    end),
+    receive
+        {'DOWN', Monitor, process, Pid, normal} -> ok;
+        {'DOWN', Monitor, process, Pid, Why} -> error(Why)
+    end.
 
 -spec wait_until(fun(() -> boolean())) -> ok.
 wait_until(Fun) -> wait_until(Fun, 3000).

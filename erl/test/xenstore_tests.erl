@@ -287,18 +287,17 @@ callers_die() ->
     {ok, Tid} = xenstore:transaction(),
     ?assertEqual(ok, xenstore:commit(Tid)).
 
-server_dies_test_() ->
-    {timeout, 60, fun() ->
-        Host = straw_test_host:start(),
-        process_flag(trap_exit, true),
-        {ok, _} = straw_backend:start_link(#{host => straw_test_host:folder(Host), backend => local}),
-        {ok, Server} = xenstore:start_link(),
-        Pid = spawn(fun() -> exit({got, xenstore:wait("data/never", "1")}) end),
-        straw_test_host:kill(Host),
-        receive
-            {'EXIT', Server, Why} -> ?assertEqual({shutdown, host_down}, Why)
-        end,
-        ?assertEqual({error, not_started}, xenstore:read("domid")),
-        exit(Pid, kill),
-        straw_test_host:stop(Host)
-    end}.
+server_dies_test_() -> {timeout, 60, fun() -> straw_test_host:trapping(fun server_dies/0) end}.
+
+server_dies() ->
+    Host = straw_test_host:start(),
+    {ok, _} = straw_backend:start_link(#{host => straw_test_host:folder(Host), backend => local}),
+    {ok, Server} = xenstore:start_link(),
+    Pid = spawn(fun() -> exit({got, xenstore:wait("data/never", "1")}) end),
+    straw_test_host:kill(Host),
+    receive
+        {'EXIT', Server, Why} -> ?assertEqual({shutdown, host_down}, Why)
+    end,
+    ?assertEqual({error, not_started}, xenstore:read("domid")),
+    exit(Pid, kill),
+    straw_test_host:stop(Host).
