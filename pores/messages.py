@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Final
 
 from .errors import PoreClosed, PoreTooBig
-from .framing import HEADER, MAX_FRAME, Outbox
+from .framing import HEADER, MAX_FRAME, SMALL, Outbox
 from .pore import READ_MAX, Pore
 
 __all__ = ["Messages"]
@@ -24,6 +24,8 @@ __all__ = ["Messages"]
 _GATHER: Final = 1024
 #: and at most so many of them.
 _GATHER_FRAMES: Final = 256
+#: Bytes that are made one piece before they are written.
+_COPY: Final = 65536
 
 
 class Messages:
@@ -88,6 +90,10 @@ class Messages:
         if longest > self.max_frame:
             raise PoreTooBig(longest, self.max_frame, "frame")
         deadline = _deadline(timeout)
+        if longest > SMALL:
+            for frame in frames:
+                self.send(frame, _left(deadline))
+            return
         for start in range(0, len(frames), _GATHER_FRAMES):
             self._posted += frames[start : start + _GATHER_FRAMES]
             self.flush(_left(deadline))
@@ -112,7 +118,8 @@ class Messages:
     def _drain(self, timeout: float | None) -> None:
         deadline = _deadline(timeout)
         while not self._push():
-            if not self._wait_write(min(self._outbox.size, self._whole // 2), _left(deadline)):
+            # To be woken for less than half a ring costs more than it brings.
+            if not self._wait_write(self._whole // 2, _left(deadline)):
                 raise TimeoutError
 
     def _push(self) -> bool:
@@ -120,21 +127,38 @@ class Messages:
         pore, outbox = self.pore, self._outbox
         posted = self._posted[:]
         del self._posted[: len(posted)]
-        if posted and not outbox.size:
-            with contextlib.suppress(PoreTooBig):
-                done = pore.write_frames(posted)
-                if done == len(posted):
-                    return True
-                del posted[:done]
-        for frame in posted:
-            outbox.put(frame)
+        if posted:
+            step = _COPY // (len(posted[0]) + 64) + 1
+            for start in range(0, len(posted), step):
+                self._put(posted[start : start + step])
         while outbox.size:
-            front = outbox.front()
-            n = pore.write(front)
-            outbox.sent(n)
-            if n < len(front):
-                return False
+            batch = outbox.batch()
+            if batch and len(batch[0]) <= self._whole:
+                n = pore.write_frames(batch)
+                outbox.wrote(n)
+                if n < len(batch):
+                    return False
+            else:
+                front = outbox.front()
+                n = pore.write(front)
+                outbox.sent(n)
+                if n < len(front):
+                    return False
         return True
+
+    def _put(self, frames: list[bytes]) -> None:
+        """What does not fit now goes to the outbox."""
+        if not self._outbox.size:
+            with contextlib.suppress(PoreTooBig):
+                done = self.pore.write_frames(frames)
+                if done == len(frames):
+                    return
+                del frames[:done]
+        if max(map(len, frames)) <= SMALL:
+            self._outbox.put_all(frames, sum(map(len, frames)) + HEADER.size * len(frames))
+        else:
+            for frame in frames:
+                self._outbox.put(frame)
 
     # ---- receiving ----
 
