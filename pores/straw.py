@@ -17,7 +17,7 @@ from .errors import PoreClosed, PoreCorrupt, PoreError, PoreTooBig
 from .framing import HEADER, MAX_FRAME, FrameReader, Outbox, Oversized
 from .keys import Terms
 from .kinds import STRAW_KIND
-from .pore import ACTIVE, PASSIVE, Pore
+from .pore import ACTIVE, PASSIVE, READ_MAX, Pore
 from .work import Key, Offer
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ _READS: Final = 8
 _READ: Final = 65536
 #: Bytes gathered before they are written without waiting for the loop's next turn.
 _GATHER: Final = 65536
-#: Answers that may be waited for at once before the others on the loop get their turn.
-_AT_ONCE: Final = 4
+#: Seconds in which answers may be waited for at once before the others on the loop get their turn.
+_AT_ONCE: Final = 1e-4
 
 FramesCallback = Callable[[list[bytes]], None]
 
@@ -132,7 +132,7 @@ class Straw(ActivePore):
         self._on_closed: list[Callable[[str], None]] = []
         self._paused = False
         self._reading_on = self._lingering = False
-        self._at_once = 0
+        self._at_once = 0.0
         self._woken: dict[asyncio.Future[None], None] = {}
         self.listen(self._news)
         self._loop.call_soon(self._news)
@@ -147,7 +147,7 @@ class Straw(ActivePore):
     @property
     def busy(self) -> bool:
         """More waits than should: `send` would wait, `send_nowait` refuse."""
-        return self.unsent > self.unsent_limit
+        return not self._credit and self.unsent > self.unsent_limit  # credit: there is room, and no need to count
 
     def send_nowait(self, frame: bytes) -> bool:
         """Sends a frame; False when the straw is busy: nothing was done. PoreClosed, PoreTooBig (beyond u32)."""
@@ -307,11 +307,8 @@ class Straw(ActivePore):
         while not self._inbox:
             if self.closed:
                 raise PoreClosed(self.closed)
-            if self._at_once:
-                self._at_once -= 1
-                if self._linger():
-                    continue
-                self._at_once = 0
+            if self._loop.time() < self._at_once and self._linger():
+                continue
             await self._wake()
 
     def __aiter__(self) -> Straw:
@@ -325,7 +322,7 @@ class Straw(ActivePore):
 
     def _news(self) -> None:
         """The loop comes round: something may have changed."""
-        self._at_once = _AT_ONCE
+        self._at_once = self._loop.time() + _AT_ONCE
         self._look()
 
     def _look(self) -> None:
@@ -353,13 +350,11 @@ class Straw(ActivePore):
         came = False
         try:
             for _ in range(_READS):
-                received = self._take()
-                if received is None:
+                if not self._take():
                     if came:
                         self._soon()
                     return
                 came = True
-                self._deliver(received)
                 if self._paused or self._inbox_size > INBOX_LIMIT or pore.closed:
                     return
         except (PoreClosed, PoreCorrupt) as error:
@@ -367,15 +362,22 @@ class Straw(ActivePore):
             return
         self._read_on()
 
-    def _take(self) -> list[bytes | Oversized] | list[bytes] | None:
-        """Frames that are there; none yet, but some bytes of one; None: nothing is there."""
+    def _take(self) -> bool:
+        """Takes what one read brings: frames, or some bytes of a large one; whether there was something."""
         if not self._reader.truncated:
             try:
-                return self.pore.read_frames() or None
+                frames = self.pore.read_frames()
+                if frames and self.max_frame >= READ_MAX:
+                    self._hand_out(frames)
+                elif frames:
+                    self._deliver(frames)
+                return bool(frames)
             except PoreTooBig:
                 pass  # in pieces then
         data = self.pore.read(_READ)
-        return self._reader.receive(data) if data else None
+        if data:
+            self._deliver(self._reader.receive(data))
+        return bool(data)
 
     def _soon(self) -> None:
         if not self._lingering:
@@ -384,7 +386,7 @@ class Straw(ActivePore):
 
     def _later(self) -> None:
         self._lingering = False
-        self._at_once = _AT_ONCE
+        self._at_once = self._loop.time() + _AT_ONCE
         self._linger(self._full)
 
     def _linger(self, room: bool = False) -> bool:
@@ -412,8 +414,10 @@ class Straw(ActivePore):
                 length = frame.length if isinstance(frame, Oversized) else len(frame)
                 if length > limit:
                     self._membrane._report("oversized", self.peer, f"a frame of {length} bytes")
-        if not frames:
-            return
+        if frames:
+            self._hand_out(frames)
+
+    def _hand_out(self, frames: list[bytes]) -> None:
         self.frames_in += len(frames)
         if self._on_frames is not None:
             try:
