@@ -93,8 +93,7 @@ class Conversation:
             self.got.put_nowait(await me.receive())
 
     @contextlib.contextmanager
-    def peers(self) -> Iterator[None]:
-        log = self.rundir / "ling.log"
+    def with_node(self) -> Iterator[None]:
         node = self.node = Node("golden@127.0.0.1", "golden", listen=None, pores=str(self.rundir), domid=NODE)
         node.register("inbox", self._inbox, straw=True)
 
@@ -103,11 +102,19 @@ class Conversation:
             while not node.strawman.domid:
                 await asyncio.sleep(0.01)
 
+        self.run(up())
+        try:
+            yield
+        finally:
+            self.run(node.close())
+
+    @contextlib.contextmanager
+    def peers(self) -> Iterator[None]:
+        log = self.rundir / "ling.log"
         with LingProcess(self.rundir, LING, "--record", str(log)) as self.ling:
             self.ling.spawn("inbox", "buddy")
-            self.run(up())
-            yield
-            self.run(node.close())
+            with self.with_node():
+                yield
         self.log = [json.loads(line) for line in log.read_text().splitlines()]
 
     # What happens in a conversation.
@@ -156,18 +163,23 @@ class Conversation:
             assert time.monotonic() < end
             time.sleep(0.01)
 
-    def record(self, what: Callable[[Conversation], None]) -> dict[str, Any]:
+    @contextlib.contextmanager
+    def hosted(self) -> Iterator[None]:
+        """The host, and afterwards the end of its thread."""
         with self.listened():
             self.host = Host(self.rundir)
             self.run(self.host.start())
             try:
-                with self.peers():
-                    what(self)
+                yield
             finally:
                 self.run(self.host.close())
                 self.loop.call_soon_threadsafe(self.loop.stop)
                 self.thread.join(LIMIT)
                 self.loop.close()
+
+    def record(self, what: Callable[[Conversation], None]) -> dict[str, Any]:
+        with self.hosted(), self.peers():
+            what(self)
         return {
             "ling changes": self.changes[LING],
             "node changes": self.changes[NODE],
