@@ -147,7 +147,7 @@ class Straw(ActivePore):
     @property
     def busy(self) -> bool:
         """More waits than should: `send` would wait, `send_nowait` refuse."""
-        return not self._credit and self.unsent > self.unsent_limit  # credit: there is room, and no need to count
+        return self.unsent > self.unsent_limit
 
     def send_nowait(self, frame: bytes) -> bool:
         """Sends a frame; False when the straw is busy: nothing was done. PoreClosed, PoreTooBig (beyond u32)."""
@@ -205,15 +205,17 @@ class Straw(ActivePore):
 
     @property
     def _posted_size(self) -> int:
-        return sum(map(len, self._posted)) + 4 * len(self._posted)
+        if not self._posted:
+            return 0
+        return _GATHER - self._credit if self._credit else sum(map(len, self._posted)) + 4 * len(self._posted)
 
     def _gather(self) -> None:
         """What was posted goes to the outbox, and what comes next does not go the short way."""
-        self._credit = 0
         if self._posted:
             self._outbox.put_all(self._posted, self._posted_size)
             self.frames_out += len(self._posted)
             self._posted = []
+        self._credit = 0
 
     def _turn_ends(self) -> None:
         self._turn = False
