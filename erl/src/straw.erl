@@ -154,9 +154,8 @@ word(_) -> closed.
 start(Options) ->
     gen_server:start(?MODULE, Options, []).
 
-%% Whose it is: a process (owner), or a module of callbacks with its argument.
--spec take(straw(), owner, pid()) -> ok | {error, atom()};
-          (straw(), module(), term()) -> ok | {error, atom()}.
+%% Whose it is: a process (`owner`, Pid), or a module of callbacks with its argument.
+-spec take(straw(), owner | module(), pid() | term()) -> ok | {error, atom()}.
 take(Straw, User, Argument) -> call(Straw, {take, User, Argument}).
 
 %% Takes what is left in the ring, at most one ring full, and closes the pore: the memory is about to go.
@@ -187,7 +186,9 @@ init(#{membrane := Membrane, key := {Role, _} = Key, terms := Terms, memory := M
             {stop, {shutdown, Reason}}
     end.
 
--spec handle_call(term(), gen_server:from(), #s{}) -> term().
+-type answer() :: {noreply, #s{}} | {noreply, #s{}, 0}.
+
+-spec handle_call(term(), gen_server:from(), #s{}) -> answer() | {reply, term(), #s{}} | {reply, term(), #s{}, 0}.
 handle_call({send, _Frame, nowait}, _From, #s{ended = Ended, pore = Pore} = S) when Ended =/= ''; Pore =:= closed ->
     reply({error, end_word(S)}, S);
 handle_call({send, Frame, wait}, From, #s{ended = Ended, pore = Pore} = S) when Ended =/= ''; Pore =:= closed ->
@@ -231,13 +232,13 @@ handle_call(_Request, _From, #s{pore = closed} = S) ->
 handle_call(_Request, _From, S) ->
     reply({error, unknown_request}, S).
 
--spec handle_cast(term(), #s{}) -> term().
+-spec handle_cast(term(), #s{}) -> answer().
 handle_cast({close, Reason}, S) ->
     done(start_closing(Reason, S));
 handle_cast({finished, Reason}, S) ->
     finish(Reason, S).
 
--spec handle_info(term(), #s{}) -> term().
+-spec handle_info(term(), #s{}) -> answer().
 handle_info({irq, Pore}, #s{pore = Pore} = S) ->
     done(look(S#s{full = false}));
 handle_info(timeout, S) ->

@@ -88,8 +88,7 @@ message({carry, Frame}, false, H) ->
 message({carried, Frames}, _Busy, #h{holder = undefined} = H) ->
     case frames(Frames, H) of
         {ok, H1} -> {ok, [], H1};
-        {pause, _, H1} -> {ok, [], H1};
-        {close, Reason, H1} -> {close, Reason, H1}
+        {pause, _, H1} -> {ok, [], H1}
     end;
 message({partner, Pid, First}, _Busy, H) ->
     _ = monitor(process, Pid),
@@ -167,7 +166,7 @@ tell(#h{owners = Owners}, Message) ->
 %% ── from the straw to the BEAM ──
 
 %% Whatever the peer wrote: it is delivered, or counted and reported. The straw lives on.
--spec frames([binary()], #h{}) -> {ok, #h{}} | {pause, pos_integer(), #h{}} | {close, atom(), #h{}}.
+-spec frames([binary()], #h{}) -> {ok, #h{}} | {pause, pos_integer(), #h{}}.
 frames(Frames, #h{holder = Holder} = H) when is_pid(Holder) ->
     Holder ! {carried, Frames},
     case is_slow(Holder) of
@@ -180,8 +179,6 @@ frames([Frame | Frames], #h{options = Options, ids = Ids} = H) ->
     case straw_codec:decode(Frame, Options#{ids => Ids}) of
         {ok, Addr, Msg, Ids1} ->
             frames(Frames, arrived(Addr, Msg, H#h{ids = Ids1}));
-        {error, ids_exhausted, Ids1} ->
-            {close, ids_exhausted, H#h{ids = Ids1}};
         {error, Reason, Ids1} ->
             dropped(Reason, H),
             frames(Frames, H#h{ids = Ids1})

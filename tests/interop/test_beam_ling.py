@@ -147,20 +147,25 @@ def test_what_kills_a_ling_is_not_said(on: Stage) -> None:
 
 def test_two_straws_know_the_same_processes(on: Stage) -> None:
     """Both have opened; calls go over either straw, and answers come on either."""
-    straws = []
-    for turn in range(6):
-        ling, node = on.ling(10 + turn), on.node(20 + turn if turn % 2 else turn + 1)
+    for domid in (3, 7):  # the straw to send on is ours, then the LING's
+        ling, node = on.ling(5 if domid == 3 else 6), on.node(domid)
         ling.spawn("inbox", "buddy")
         ling.spawn("server", "server")
-        opening = ling.start("open", domid=node.domid)
-        node.strawman((Atom("open"), ling.domid))
-        ling.result(opening)
-        straws.append(node.beam.eval("length(membrane:straws())"))
-        node.beam.eval("strawman:send({D, buddy}, whereis(double))", D=ling.domid)
+        beam = node.beam
+        # Both knocks are out before the BEAM sees either.
+        beam.eval("sys:suspend(membrane)")
+        opening = ling.start("open", domid=domid)
+        waiting = "element(2, process_info(whereis(membrane), message_queue_len))"
+        soon(lambda: beam.eval(waiting) != "0")  # noqa: B023 (called at once)
+        ours = beam.submit("strawman:open(D)", D=ling.domid)
+        soon(lambda: beam.eval("element(2, process_info(whereis(membrane), messages))").count("open") > 0)  # noqa: B023
+        beam.eval("sys:resume(membrane)")
+        assert ling.result(opening) == {} and ours.result(20) == b"ok"
+        soon(lambda: beam.eval("length(membrane:straws())") == "2")  # noqa: B023
+        beam.eval("strawman:send({D, buddy}, whereis(double))", D=ling.domid)
         pid = ling.next("buddy")
         for n in range(5):
             assert ling.call(pid, (A("double"), n)) == 2 * n
-            assert node.beam.eval(
-                "gen_server:call(element(2, strawman:proxy(D, server)), {echo, N})", D=ling.domid, N=n
-            )
-    assert "2" in straws, straws
+            beam.eval("gen_server:call(element(2, strawman:proxy(D, server)), {echo, N})", D=ling.domid, N=n)
+        assert beam.eval("strawman:close(D)", D=ling.domid) == "ok"
+        soon(lambda: not ling.status()["straws"])  # noqa: B023

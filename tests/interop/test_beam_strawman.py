@@ -401,10 +401,12 @@ def test_nobody_is_reached_until_exported(
                         frame[dice.randrange(min(30, len(frame)))] = dice.randrange(256)
                 await straw.send(bytes(frame))
             await straw.send(b"\x83" + b"l\x00\x00\x00\x01" * 100_000)
+            await straw.send(bytes((16 << 20) + 1))
             await straw.send(envelope("inbox", Atom("last")))
             while await next_of(beam) is not Atom("last"):
                 pass
             await counted(beam, "malformed", 500)
+            await counted(beam, "oversized", 1)
             await counted(beam, "unknown", 6000)
             assert int(await beam.ask("erlang:system_info(atom_count)")) - before < 500
             assert straw.closed == ""
