@@ -10,7 +10,7 @@ setup(
         Extension(
             "node._etf",
             sources=sorted(glob("csrc/etf/*.c")),
-            depends=sorted(glob("csrc/etf/*.h")),
+            depends=[*sorted(glob("csrc/etf/*.h")), "csrc/include/etf_tags.h"],
             include_dirs=["csrc/etf"],
             extra_compile_args=["-O3", "-std=c11", "-Wall", "-Wextra", "-fvisibility=hidden"],
         )

@@ -15,50 +15,14 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Tags of the external term format (erl_ext_dist, "External Term Format"). */
-enum {
-    TAG_VERSION = 131,
-    TAG_RECORD = 67,
-    TAG_NEW_FLOAT = 70,
-    TAG_BIT_BINARY = 77,
-    TAG_COMPRESSED = 80,
-    TAG_ATOM_CACHE_REF = 82,
-    TAG_NEW_PID = 88,
-    TAG_NEW_PORT = 89,
-    TAG_NEWER_REFERENCE = 90,
-    TAG_SMALL_INTEGER = 97,
-    TAG_INTEGER = 98,
-    TAG_FLOAT = 99,
-    TAG_ATOM = 100,
-    TAG_REFERENCE = 101,
-    TAG_PORT = 102,
-    TAG_PID = 103,
-    TAG_SMALL_TUPLE = 104,
-    TAG_LARGE_TUPLE = 105,
-    TAG_NIL = 106,
-    TAG_STRING = 107,
-    TAG_LIST = 108,
-    TAG_BINARY = 109,
-    TAG_SMALL_BIG = 110,
-    TAG_LARGE_BIG = 111,
-    TAG_NEW_FUN = 112,
-    TAG_EXPORT = 113,
-    TAG_NEW_REFERENCE = 114,
-    TAG_SMALL_ATOM = 115,
-    TAG_MAP = 116,
-    TAG_ATOM_UTF8 = 118,
-    TAG_SMALL_ATOM_UTF8 = 119,
-    TAG_V4_PORT = 120,
-    TAG_LOCAL = 121,
-    TAG_LING_PID = 160
-};
+#include "../include/etf_tags.h"
 
 #define MAX_ATOM_CHARS 255            /* OTP's limit, in characters */
 #define MAX_ATOM_BYTES 1020           /* the same in UTF-8 */
 #define MAX_REF_WORDS 5               /* erl_ext_dist, NEWER_REFERENCE_EXT */
 #define MAX_DEPTH 10000               /* nesting: hash and compare of nested tuples recurse in CPython's C */
 #define MAX_KEY_DEPTH 64              /* tuples nested in a map key that we let Python hash */
-#define MAX_LING_DEPTH 1000           /* LING's decoder */
+#define MAX_LING_DEPTH 999            /* containers: LING decodes 1000 levels, and what is innermost is one */
 #define MAX_ENCODED_BIG 524280        /* bytes of magnitude; OTP 28's largest integer */
 #define MAX_DECODED_BIG 4194296       /* OTP 25's largest integer */
 #define MAX_INFLATED (64 << 20)       /* bytes of an unpacked COMPRESSED term */
