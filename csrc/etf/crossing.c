@@ -260,6 +260,44 @@ int turn_reference(Decoder *d, uint8_t tag, int tail, PyObject **value)
     return PyErr_Occurred() ? -1 : 0;
 }
 
+/* ---- calls: as encode() and decode(), without the cost of keywords ---- */
+
+static PyObject *crossing_encode(Crossing *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 4) {
+        PyErr_SetString(PyExc_TypeError, "encode takes term, none, dialect and ling_maps");
+        return NULL;
+    }
+    EncodeOptions options = {.state = self->state, .crossing = self};
+    if ((options.dialect = dialect_argument(args[2])) < 0 || (options.ling_maps = PyObject_IsTrue(args[3])) < 0 ||
+        (options.none = none_argument(self->state, args[1])) == NULL)
+        return NULL;
+    PyObject *bytes = encode_bytes(&options, args[0], NULL);
+    Py_DECREF(options.none);
+    return bytes;
+}
+
+static PyObject *crossing_decode(Crossing *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 3) {
+        PyErr_SetString(PyExc_TypeError, "decode takes data, max_depth and max_inflated");
+        return NULL;
+    }
+    Decoder d = {.state = self->state, .dialect = DIALECT_LING, .specials = 1, .crossing = self};
+    if (option_size(args[1], "max_depth", &d.max_depth) < 0 ||
+        option_size(args[2], "max_inflated", &d.max_inflated) < 0)
+        return NULL;
+    return decode_bytes(&d, args[0], NULL);
+}
+
+static PyMethodDef crossing_methods[] = {
+    {"encode", (PyCFunction)(void (*)(void))crossing_encode, METH_FASTCALL,
+     "encode($self, term, none, dialect, ling_maps, /)\n--\n\nencode() with this crossing."},
+    {"decode", (PyCFunction)(void (*)(void))crossing_decode, METH_FASTCALL,
+     "decode($self, data, max_depth, max_inflated, /)\n--\n\ndecode() of a LING's words with this crossing."},
+    {NULL, NULL, 0, NULL},
+};
+
 /* ---- the type ---- */
 
 static int word(PyObject *value, uint32_t *out)
@@ -381,6 +419,7 @@ PyDoc_STRVAR(crossing_doc,
 static PyType_Slot crossing_slots[] = {
     {Py_tp_doc, (void *)crossing_doc},      {Py_tp_new, crossing_tp_new},     {Py_tp_dealloc, crossing_dealloc},
     {Py_tp_traverse, crossing_traverse},    {Py_tp_clear, crossing_clear},    {Py_tp_members, crossing_members},
+    {Py_tp_methods, crossing_methods},
     {0, NULL},
 };
 

@@ -729,7 +729,7 @@ static PyObject *decode_top(Decoder *d, const uint8_t **at)
     return decode_term(d, at);
 }
 
-static int option_size(PyObject *value, const char *name, Py_ssize_t *size)
+int option_size(PyObject *value, const char *name, Py_ssize_t *size)
 {
     *size = PyLong_Check(value) ? PyLong_AsSsize_t(value) : -1;
     if (*size < 0) {
@@ -756,10 +756,37 @@ static PyObject *decode_all(Decoder *d, const uint8_t **p, int prefix)
     return term;
 }
 
+PyObject *decode_bytes(Decoder *d, PyObject *data, Py_ssize_t *used)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0)
+        return NULL;
+    d->start = view.buf;
+    d->end = d->start + view.len;
+    const uint8_t *p = d->start;
+    d->takes = d->crossing != NULL;
+    PyObject *term = decode_all(d, &p, used != NULL);
+    if (d->missing != NULL && term != NULL) {
+        /* new processes of the peer: once they have pids here, the same once more */
+        Py_CLEAR(term);
+        PyObject *taken = PyObject_CallOneArg(d->crossing->take, d->missing);
+        d->takes = 0;
+        p = d->start;
+        if (taken != NULL)
+            term = decode_all(d, &p, used != NULL);
+        Py_XDECREF(taken);
+    }
+    Py_CLEAR(d->missing);
+    if (used != NULL)
+        *used = (Py_ssize_t)(p - d->start);
+    PyBuffer_Release(&view);
+    return term;
+}
+
 static PyObject *decode_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, int prefix)
 {
     State *state = state_of(module);
-    Py_buffer view;
+    Py_ssize_t used;
     Decoder d = {.state = state, .max_depth = MAX_DEPTH, .max_inflated = MAX_INFLATED, .specials = 1};
     if (state_ready(state) < 0)
         return NULL;
@@ -789,26 +816,8 @@ static PyObject *decode_call(PyObject *module, PyObject *const *args, Py_ssize_t
             return NULL;
         }
     }
-    if (PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE) < 0)
-        return NULL;
-    d.start = view.buf;
-    d.end = d.start + view.len;
-    const uint8_t *p = d.start;
-    d.takes = d.crossing != NULL;
-    PyObject *term = decode_all(&d, &p, prefix);
-    if (d.missing != NULL && term != NULL) {
-        /* new processes of the peer: once they have pids here, the same once more */
-        Py_CLEAR(term);
-        PyObject *taken = PyObject_CallOneArg(d.crossing->take, d.missing);
-        d.takes = 0;
-        p = d.start;
-        if (taken != NULL)
-            term = decode_all(&d, &p, prefix);
-        Py_XDECREF(taken);
-    }
-    Py_XDECREF(d.missing);
-    PyBuffer_Release(&view);
-    return term == NULL || !prefix ? term : Py_BuildValue("Nn", term, (Py_ssize_t)(p - d.start));
+    PyObject *term = decode_bytes(&d, args[0], prefix ? &used : NULL);
+    return term == NULL || !prefix ? term : Py_BuildValue("Nn", term, used);
 }
 
 PyObject *etf_decode(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)

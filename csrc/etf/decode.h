@@ -14,6 +14,8 @@ static inline int fail(Decoder *d, const uint8_t *at, const char *error)
     return -1;
 }
 
+int option_size(PyObject *value, const char *name, Py_ssize_t *size); /* 0 or more; -1 and an exception */
+
 /* Each takes p at the tag and gives the byte after the leaf, or NULL: then d->error says why, or is NULL and a Python
  * exception is set. What they put into *value is a new reference. */
 const uint8_t *read_atom(Decoder *d, const uint8_t *p, Atom **atom);

@@ -233,6 +233,8 @@ PyObject *etf_encode(PyObject *module, PyObject *const *args, Py_ssize_t nargs, 
 PyObject *etf_encode_pieces(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 int dialect_argument(PyObject *value); /* DIALECT_…, or -1 and an exception */
 PyObject *canonical_term(State *state, PyObject *term); /* bytes, the same for terms that are =:= */
+/* A term with its 131: one bytes object, or into `list`, which is then returned. */
+PyObject *encode_bytes(EncodeOptions *options, PyObject *term, PyObject *list);
 int encode_frame_body(const EncodeOptions *options, Writer *w, PyObject *control, PyObject *payload);
 
 static inline int writer_need(Writer *w, size_t need)
@@ -257,6 +259,7 @@ typedef struct {
 } Decoder;
 
 PyObject *decode_term(Decoder *d, const uint8_t **at); /* *at: after 131 */
+PyObject *decode_bytes(Decoder *d, PyObject *data, Py_ssize_t *used); /* used NULL: all of data is the term */
 PyObject *decode_error_new(Decoder *d);                /* DecodeError instance, not raised */
 PyObject *etf_decode(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *etf_decode_prefix(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);

@@ -170,12 +170,34 @@ int encode_frame_body(const EncodeOptions *options, Writer *w, PyObject *control
     return encode_term(options, w, payload);
 }
 
+PyObject *encode_bytes(EncodeOptions *options, PyObject *term, PyObject *list)
+{
+    BytesWriter b;
+    Holes holes = {NULL, NULL, 0, 0};
+    PyObject *result = NULL;
+    options->holes = &holes;
+    bytes_writer_init(&b, list);
+    *b.w.p++ = TAG_VERSION;
+    int collecting = PyGC_Disable();
+    int bad = encode_term(options, &b.w, term);
+    if (collecting)
+        PyGC_Enable();
+    if (bad == 0 && options->crossing != NULL)
+        bad = holes_fill(options->crossing, &holes, &b);
+    if (bad < 0)
+        bytes_writer_drop(&b);
+    else if (list == NULL)
+        result = bytes_writer_finish(&b);
+    else if (b.w.p == b.w.base || append_new(list, bytes_writer_finish(&b)) == 0)
+        result = Py_NewRef(list);
+    holes_drop(&holes);
+    return result;
+}
+
 static PyObject *encode_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, int pieces)
 {
     State *state = state_of(module);
     EncodeOptions options;
-    BytesWriter b;
-    Holes holes = {NULL, NULL, 0, 0};
     PyObject *list = NULL, *result = NULL;
     if (state_ready(state) < 0)
         return NULL;
@@ -185,27 +207,8 @@ static PyObject *encode_call(PyObject *module, PyObject *const *args, Py_ssize_t
     }
     if (parse_options(state, &options, args + nargs, kwnames, pieces ? FOR_PIECES : FOR_BYTES) < 0)
         return NULL;
-    options.holes = &holes;
-    if (pieces && (list = PyList_New(0)) == NULL)
-        goto done;
-    bytes_writer_init(&b, list);
-    *b.w.p++ = TAG_VERSION;
-    int collecting = PyGC_Disable();
-    int bad = encode_term(&options, &b.w, args[0]);
-    if (collecting)
-        PyGC_Enable();
-    if (bad == 0 && options.crossing != NULL)
-        bad = holes_fill(options.crossing, &holes, &b);
-    if (bad < 0)
-        bytes_writer_drop(&b);
-    else if (!pieces)
-        result = bytes_writer_finish(&b);
-    else if (b.w.p == b.w.base)
-        result = Py_NewRef(list);
-    else if (append_new(list, bytes_writer_finish(&b)) == 0)
-        result = Py_NewRef(list);
-done:
-    holes_drop(&holes);
+    if (!pieces || (list = PyList_New(0)) != NULL)
+        result = encode_bytes(&options, args[0], list);
     Py_XDECREF(list);
     Py_DECREF(options.none);
     return result;

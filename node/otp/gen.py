@@ -181,7 +181,9 @@ async def call(
             raise NoProc(to)
         if process is caller:
             raise CallExit(Atom("calling_self"))
-        message = router.local_copy((label, (caller.pid, _tag(caller, ref)), request))
+        message: Any = (label, (caller.pid, _tag(caller, ref)), request)
+        if process.keeps:
+            message = router.local_copy(message)
         process.watchers[ref] = (caller.pid, known_as)
         router.calls[ref] = pending
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import NoConnection, ProcessExit
 from ..terms import Atom, Pid, Reference
@@ -60,6 +60,9 @@ class Process:
         "trap_exit",
         "watchers",
     )
+
+    #: what is delivered stays here, so it is a copy; False: it is made into bytes before deliver() returns
+    keeps: ClassVar[bool] = True
 
     def __init__(self, router: Router, label: str) -> None:
         self.router = router

@@ -207,11 +207,11 @@ class Router:
                 peer.signal((c.REG_SEND, sender, _EMPTY, name), message)
                 return peer
             process = self.registry.get(name)
-        message = self.local_copy(message)
         if process is None:
+            self.local_copy(message)  # that it is no term is an error all the same
             self.dropped += 1
         else:
-            process.deliver(message)
+            process.deliver(self.local_copy(message) if process.keeps else message)
         return None
 
     def alias_arrived(self, alias: Reference, message: Any) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "Format",
     "decode_envelope",
     "encode_envelope",
+    "encode_terms",
 ]
 
 #: Bytes of one frame, in and out: what a straw holds unsent (straw-rules 3).
@@ -57,7 +58,7 @@ def encode_envelope(
     *,
     format: Format = "erlang",
     dialect: Dialect = "otp",
-    none: str = "undefined",
+    none: str | Atom = "undefined",
     ling_maps: bool = False,
     from_process: bool = False,
     crossing: Crossing | None = None,
@@ -69,6 +70,19 @@ def encode_envelope(
     say a map to a LING, which may die of it (straw-rules 6). crossing: the tables of the other domain; without them
     pids stand as OTP writes them.
     """
+    addr = address(addr, format, dialect, crossing)
+    if format == "json":
+        body = {"addr": addr.name, "msg": _json(message, "msg", from_process, 0)}
+        try:
+            frame = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        except ValueError as error:  # an integer of more digits than Python writes
+            raise EncodeError(str(error), "msg") from error
+        return _fitting(frame)
+    return encode_terms(addr, message, none, dialect, ling_maps, crossing)
+
+
+def address(addr: Any, format: Format, dialect: Dialect, crossing: Crossing | None) -> Any:
+    """What a caller has given as the address of an envelope, checked: an Atom, a Pid or a pair. EncodeError."""
     if isinstance(addr, str):
         addr = _atom(addr)
     elif type(addr) is tuple:
@@ -77,42 +91,51 @@ def encode_envelope(
     if format == "json":
         if kind is not Atom:
             raise EncodeError("a json straw takes registered names only", "addr")
-        body = {"addr": addr.name, "msg": _json(message, "msg", from_process, 0)}
-        try:
-            frame = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-        except ValueError as error:  # an integer of more digits than Python writes
-            raise EncodeError(str(error), "msg") from error
-    else:
-        if not is_address(addr):
-            raise EncodeError("not an address: a name, a pid or {Name, Node}", "addr")
-        if kind is Pid and crossing is not None and crossing.out.get(addr, 0) >> 32 != crossing.peer:
-            raise EncodeError("not a process of that domain", "addr")
-        if kind is tuple and dialect == "ling":
-            raise EncodeError("a LING has names and pids of its own only", "addr")
-        try:
-            frame = encode(
-                (_ENVELOPE, addr, message), none=none, dialect=dialect, ling_maps=ling_maps, crossing=crossing
-            )
-        except EncodeError as error:
-            path = error.path
-            if not path:
-                raise  # of the tables, not of a term
-            path = "msg" + path[3:] if path.startswith("[2]") else "addr" + path[3:] if path.startswith("[1]") else path
-            raise EncodeError(error.reason, path) from None
+        return addr
+    if not is_address(addr):
+        raise EncodeError("not an address: a name, a pid or {Name, Node}", "addr")
+    if kind is Pid and crossing is not None and crossing.out.get(addr, 0) >> 32 != crossing.peer:
+        raise EncodeError("not a process of that domain", "addr")
+    if kind is tuple and dialect == "ling":
+        raise EncodeError("a LING has names and pids of its own only", "addr")
+    return addr
+
+
+def encode_terms(
+    addr: Any, message: Any, none: str | Atom, dialect: Dialect, ling_maps: bool, crossing: Crossing | None
+) -> bytes:
+    """encode_envelope() for an address that needs no check, in the format erlang."""
+    envelope = (_ENVELOPE, addr, message)
+    try:
+        if crossing is None:
+            frame = encode(envelope, none=none, dialect=dialect, ling_maps=ling_maps)
+        else:
+            frame = crossing.encode(envelope, none, dialect, ling_maps)
+    except EncodeError as error:
+        path = error.path
+        if not path:
+            raise  # of the tables, not of a term
+        path = "msg" + path[3:] if path.startswith("[2]") else "addr" + path[3:] if path.startswith("[1]") else path
+        raise EncodeError(error.reason, path) from None
+    return frame if len(frame) <= MAX_FRAME else _fitting(frame)
+
+
+def _fitting(frame: bytes) -> bytes:
     if len(frame) > MAX_FRAME:
         raise EncodeError(f"an envelope of {len(frame)} bytes is beyond the limit {MAX_FRAME}")
     return frame
 
 
-def decode_envelope(
-    frame: bytes | memoryview, *, format: Format = "erlang", crossing: Crossing | None = None
-) -> Envelope:
+def decode_envelope(frame: bytes | memoryview, format: Format = "erlang", crossing: Crossing | None = None) -> Envelope:
     """What a frame says, whoever wrote it and in whichever dialect. DecodeError for anything that is no envelope."""
     if len(frame) > MAX_FRAME:
         raise DecodeError(f"a frame of {len(frame)} bytes is beyond the limit {MAX_FRAME}")
     if format == "json":
         return _from_json(frame)
-    term = decode(frame, dialect="ling", max_depth=MAX_DEPTH, max_inflated=MAX_FRAME, crossing=crossing)
+    if crossing is None:
+        term = decode(frame, dialect="ling", max_depth=MAX_DEPTH, max_inflated=MAX_FRAME)
+    else:
+        term = crossing.decode(frame, MAX_DEPTH, MAX_FRAME)
     if type(term) is not tuple or len(term) != 3 or term[0] is not _ENVELOPE:
         raise DecodeError("not an envelope")
     if not is_address(term[1]):

@@ -9,6 +9,7 @@ tables are csrc/etf/crossing.c and tables.py.
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EncodeError, PeerBusy
@@ -50,7 +51,7 @@ class Gateway(Process):
         self.straws: list[StrawProcess] = []
         self.named: dict[Atom, Proxy] = {}
         self._timer: Deadline | None = None
-        self._swept = self.now()
+        self._swept = monotonic()
         self.tables = PidTables(
             manager.domid, domid, self, name=router.name, creation=router.creation, limits=manager.limits
         )
@@ -119,7 +120,7 @@ class Gateway(Process):
         return Proxy(self, id).pid
 
     def make_room(self) -> None:
-        now = self.now()
+        now = monotonic()
         if now - self._swept < SWEEP_TIME:
             return
         self._swept = now
@@ -141,19 +142,21 @@ class Gateway(Process):
             self.wake(rest)
 
     def now(self) -> float:
-        return self.manager.router.turn.loop.time()
+        return self.router.turn.loop.time()
 
 
 class Proxy(Process):
     """A process (place: its id) or a name (place: an Atom) of another domain."""
 
-    __slots__ = ("gateway", "place", "used")
+    __slots__ = ("address", "gateway", "place", "used")
+    keeps = False
 
     def __init__(self, gateway: Gateway, place: int | Atom) -> None:
         super().__init__(gateway.router, "proxy")
         self.gateway = gateway
         self.place = place
-        self.used = gateway.now()
+        self.address = self.pid if type(place) is int else place
+        self.used = monotonic()
         self.mailbox = gateway.mailbox  # nothing stays here; a hundred thousand need not have one each
 
     def __repr__(self) -> str:
@@ -169,13 +172,15 @@ class Proxy(Process):
 
     def deliver(self, message: Any) -> None:
         """A message for the other side. A sender in Python gets EncodeError or PeerBusy; a call from elsewhere ends."""
-        gateway = self.gateway
-        self.used = gateway.now()
+        self.used = monotonic()
+        straws = self.gateway.straws
         try:
-            gateway.straw().put(self.pid if type(self.place) is int else self.place, message)
+            (straws[0] if len(straws) == 1 else self.gateway.straw()).put(self.address, message, known=True)
         except StrawError:
             pass  # it is closing: whoever watches hears of it
         except (EncodeError, PeerBusy) as error:
+            if isinstance(error, EncodeError):
+                self.router.local_copy(message)  # what is no term at all is the sender's fault, whoever it is
             if self.router.reading is None and not _is_reply(message):
                 raise
             self._fail_call(message, error)

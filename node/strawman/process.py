@@ -18,7 +18,7 @@ from ..runtime.process import Process
 from ..terms import Atom, Pid, Reference
 from .errors import StrawError
 from .exports import SERVICES, is_forged
-from .formats import MAX_FRAME, Envelope, decode_envelope, encode_envelope
+from .formats import MAX_FRAME, decode_envelope, encode_envelope, encode_terms
 from .seam import Straw
 from .tables import IdsExhausted, TableFull
 
@@ -44,7 +44,19 @@ class StrawProcess(Process):
     """One straw. `straw` is the connection, `manager` the node's Strawman, `owners` who opened or split it, `gateway`
     has the processes of the other domain."""
 
-    __slots__ = ("_crossing", "_pausers", "_tables", "_told_busy", "_waits", "gateway", "manager", "owners", "straw")
+    __slots__ = (
+        "_crossing",
+        "_dialect",
+        "_none",
+        "_pausers",
+        "_tables",
+        "_told_busy",
+        "_waits",
+        "gateway",
+        "manager",
+        "owners",
+        "straw",
+    )
 
     def __init__(self, manager: Strawman, straw: Straw) -> None:
         super().__init__(manager.router, f"straw {straw.domid}")
@@ -56,6 +68,8 @@ class StrawProcess(Process):
         self.gateway.straws.append(self)
         self._tables = self.gateway.tables
         self._crossing = self._tables.crossing if straw.format == "erlang" else None
+        self._dialect = straw.dialect
+        self._none = Atom(self.node.none)
         self._told_busy = False
         self._pausers: set[Any] = set()
         self._waits: dict[Peer, asyncio.Task[None]] = {}
@@ -71,13 +85,14 @@ class StrawProcess(Process):
 
     def encode(self, addr: Any, message: Any, *, from_process: bool) -> bytes:
         """An envelope as this straw's peer reads it. EncodeError."""
-        straw = self.straw
+        if self._crossing is None and from_process:
+            message = self.router.local_copy(message)  # JSON tells Python's values from a process's terms
         return encode_envelope(
             addr,
             message,
-            format=straw.format,
-            dialect=straw.dialect,
-            none=self.node.none,
+            format=self.straw.format,
+            dialect=self._dialect,
+            none=self._none,
             ling_maps=self.manager.ling_maps,
             from_process=from_process,
             crossing=self._crossing,
@@ -125,19 +140,26 @@ class StrawProcess(Process):
             return (_ERROR, _BUSY)
         return _OK
 
-    def put(self, addr: Any, message: Any) -> None:
+    def put(self, addr: Any, message: Any, *, known: bool = False) -> None:
         """An envelope of a process that can't wait; what can't be sent is counted, and the owners are told.
 
-        EncodeError, PeerBusy, StrawError.
+        known: the address needs no check. EncodeError, PeerBusy, StrawError.
         """
-        counts, domid = self.manager.counts, self.straw.domid
+        manager, straw, tables = self.manager, self.straw, self._tables
+        counts, domid = manager.counts, straw.domid
         try:
-            if not self.straw.busy and self.straw.send_nowait(self.encode(addr, message, from_process=True)):
-                self._tables.sent()
-                self._told_busy = False
-                counts.sent += 1
-                return
-            self._tables.retract()
+            if not (self._told_busy and straw.busy):
+                if known and self._crossing is not None:
+                    frame = encode_terms(addr, message, self._none, self._dialect, manager.ling_maps, self._crossing)
+                else:
+                    frame = self.encode(addr, message, from_process=True)
+                if straw.send_nowait(frame):
+                    if tables.fresh:
+                        tables.sent()
+                    self._told_busy = False
+                    counts.sent += 1
+                    return
+            tables.retract()
         except IdsExhausted as error:
             self._exhausted(error)
         except EncodeError as error:
@@ -167,15 +189,15 @@ class StrawProcess(Process):
 
     def _frames(self, frames: list[bytes]) -> None:
         """Whatever the peer wrote: it is delivered, or counted and reported. The straw lives on."""
-        format, crossing = self.straw.format, self._crossing
+        format, crossing, arrived = self.straw.format, self._crossing, self._arrived
         with self.router.delivering(self):
             for frame in frames:
                 try:
-                    envelope = decode_envelope(frame, format=format, crossing=crossing)
+                    addr, message = decode_envelope(frame, format, crossing)
                 except DecodeError as error:
                     self._unread(error)
                 else:
-                    self._arrived(envelope)
+                    arrived(addr, message)
 
     def _unread(self, error: DecodeError) -> None:
         """A frame that can't be read, or names processes that are not its sender's to name."""
@@ -190,9 +212,8 @@ class StrawProcess(Process):
             counts.malformed += 1
         self.manager.warn(kind, "a frame of domain %d is dropped: %s", self.straw.domid, error)
 
-    def _arrived(self, envelope: Envelope) -> None:
+    def _arrived(self, addr: Any, message: Any) -> None:
         counts, domid = self.manager.counts, self.straw.domid
-        addr, message = envelope
         if type(addr) is Pid:
             self._arrived_for(addr, message)
             return
@@ -207,7 +228,7 @@ class StrawProcess(Process):
             counts.refused += 1
             self.manager.warn("refused", "domain %d may not send to %.100r", domid, addr)
             return
-        if not self._is_forged(addr, message):
+        if type(message) is not tuple or not self._is_forged(addr, message):
             self._deliver(export.to, (_STRAW, domid, message) if export.sender else message)
 
     def _arrived_for(self, pid: Pid, message: Any) -> None:
@@ -245,9 +266,9 @@ class StrawProcess(Process):
     def _deliver(self, to: Any, message: Any) -> None:
         """To a local process, or on to the node that has it."""
         counts, router = self.manager.counts, self.router
-        node = to[1] if type(to) is tuple else to.node if type(to) is Pid else router.name
-        if node is router.name:
-            process = router.find(to[0] if type(to) is tuple else to)
+        kind = type(to)
+        if kind is Atom or (to[1] if kind is tuple else to.node) is router.name:
+            process = router.registry.get(to) if kind is Atom else router.find(to[0] if kind is tuple else to)
             if process is None or not SERVICES.isdisjoint(process.names):
                 counts.undelivered += 1
                 self.manager.warn("undelivered", "an envelope for %.100r: there is no such process", to)

@@ -122,12 +122,14 @@ class PidTables:
         self._words: dict[tuple[Reference, bool], int] = {}
         self._owned: dict[Pid, set[int]] = {}
         self._last_word = 0
+        self.fresh = False  #: entries were made for a message that is not on its way yet
         self._fresh_pids: list[Pid] = []
         self._fresh_words: list[int] = []
 
     # What we give out (the codec calls, after it has walked through a message).
 
     def _give(self, wanted: list[tuple[Any, Pid | None]]) -> list[int]:
+        self.fresh = True
         self._fresh_pids = []
         self._fresh_words = []
         try:
@@ -184,9 +186,9 @@ class PidTables:
 
     def sent(self) -> None:
         """The message for which entries were made is on its way."""
-        if self._fresh_pids or self._fresh_words:
-            self._fresh_pids = []
-            self._fresh_words = []
+        self.fresh = False
+        self._fresh_pids = []
+        self._fresh_words = []
 
     def retract(self) -> None:
         """The message for which entries were made last was not sent."""
