@@ -127,6 +127,8 @@ class Machine:
     def knocked(self, path: str, now: float) -> None:
         """The watch of our own top directory has fired, with this absolute path."""
         self._now = now
+        if not self._serves:
+            return
         if path == self.active_top:  # the watch's first event, or the whole tree: whoever is there
             if self.state == "running":
                 self.put(StoreWork(None, "scan", self._scan_steps()))
