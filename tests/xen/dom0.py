@@ -67,6 +67,7 @@ class Xen:
         self._agent: asyncio.subprocess.Process | None = None
         self._guests: dict[str, Domain] = {}
         self._making = asyncio.Lock()
+        self.at_first: set[str] = set()
 
     async def outside(self) -> Domain:
         domain = Domain(self.store, 0)
@@ -111,12 +112,12 @@ class Xen:
         await run("xl", "unpause", str(domain.domid))
 
     async def leaks(self) -> list[str]:
-        """Domains that are dead and not gone; pages of a guest that are mapped, but those of its console and store."""
+        """Domains that are dead and not gone; pages of a guest that are mapped, but those for its devices."""
         found = [line for line in (await run("xl", "list")).splitlines() if line.startswith("(null)")]
-        return found + await self._grants()
+        return found + sorted(set(await self.grants()) - self.at_first)
 
-    async def _grants(self) -> list[str]:
-        """What Xen says of all grants that are in use (its key g)."""
+    async def grants(self) -> list[str]:
+        """What Xen says of grants that are in use (its key g), without those of the guests' consoles and stores."""
         await run("xl", "debug-keys", "g")
         said = (await run("xl", "dmesg")).rpartition("key 'g' pressed")[2]
         return [line for line in said.splitlines() if re.search(r"\[0x(?!000\]|001\])[0-9a-f]+\]", line)]
@@ -142,6 +143,7 @@ async def main() -> None:
     await xen.outside()
     for name in ("one", "two"):
         await xen.inside(name)
+    xen.at_first = set(await xen.grants())
     say(f"domains are up after {time.monotonic() - begin:.1f} s")
     memory = await run("free", "-m")
     say(f"memory of dom0: {memory.splitlines()[1].split()[1:4]}")

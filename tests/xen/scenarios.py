@@ -161,11 +161,11 @@ async def as_lings_do(on: Platform) -> None:
 
 @scenario()
 async def many_open_and_close(on: Platform) -> None:
-    """Ten straws one after the other: nothing is used up."""
+    """Six straws one after the other: nothing is used up."""
     outside, inside = await on.outside(), await on.inside("one")
     async with started(outside, inside):
         counts = []
-        for turn in range(10):
+        for turn in range(6):
             await opened(*((outside, inside) if turn % 2 else (inside, outside)))
             await closed(outside, inside)
             quiet = [await domain.do("quiet") for domain in (outside, inside)]
@@ -297,7 +297,7 @@ async def noise_in_the_ring(on: Platform) -> None:
     outside, one, two = await on.outside(), await on.inside("one"), await on.inside("two")
     async with started(outside, one, two):
         await opened(outside, two)
-        for seed in range(3):
+        for seed in range(2):
             for ring in (outside, one):
                 await opened(ring, one if ring is outside else outside)
                 areas = await one.do("scribble", peer=outside.domid, seed=seed)

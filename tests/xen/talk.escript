@@ -35,7 +35,7 @@ talk(["ask", Peer]) ->
 
 %% An emulated machine that is busy may take longer than an open may.
 opened(Domid, Tries) when Tries > 0 ->
-    case strawman:open(Domid) of
+    case gen_server:call(strawman, {open, Domid}, infinity) of
         ok -> ok;
         {error, exists} -> ok;
         {error, Reason} ->
