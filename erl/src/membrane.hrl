@@ -41,7 +41,9 @@
     retry_time = 250,
     %% when pages that a peer does not unmap are reported
     report_time = 10000,
-    stop_time = 2000
+    stop_time = 2000,
+    %% what one gets to knock, who has made its directory when we stop
+    shut_time = 500
 }).
 
 %% One straw from its knock to its end. `out` is what it has to say to the machine, latest first.
@@ -70,6 +72,8 @@
     again = false :: boolean(),
     %% the peer is our own kind, so far as it has said
     peer_kind = false :: boolean(),
+    %% the machine stops: it is sent away as soon as its peer survives that
+    leaving = false :: boolean(),
     peer_left = false :: boolean(),
     peer_dead = false :: boolean(),
     looking = false :: boolean(),

@@ -40,6 +40,9 @@
     tokens_at = 0 :: number(),
     opens = [] :: [{integer(), number(), #terms{} | undefined}],
     stop_at :: undefined | number(),
+    %% when it stops: the door is being shut; who has made its directory and not knocked yet is waited for until then
+    shutting = false :: boolean(),
+    coming = #{} :: #{integer() => number()},
     down = false :: boolean(),
     now = 0 :: number()
 }).
@@ -112,9 +115,10 @@ get_timer(#m{limits = Limits} = M) ->
     Pores = lists:append([[P#pore.until, P#pore.late_at, P#pore.look_at] || P <- maps:values(M#m.pores)]),
     Opens = [LateAt || {_, LateAt, _} <- M#m.opens],
     Stop = [M#m.stop_at || M#m.state =:= stopping],
-    Knocks = [M#m.tokens_at + Limits#limits.poll_time || M#m.state =:= running, M#m.knocks =/= []],
+    Coming = maps:values(M#m.coming),
+    Knocks = [M#m.tokens_at + Limits#limits.poll_time || M#m.knocks =/= [], serves(M)],
     % undefined is an atom, and all atoms are more than any number
-    case lists:min([undefined | Pores ++ Opens ++ Stop ++ Knocks]) of
+    case lists:min([undefined | Pores ++ Opens ++ Stop ++ Coming ++ Knocks]) of
         undefined -> undefined;
         At -> At
     end.
@@ -124,9 +128,12 @@ timer(Now, M0) ->
     M1 = each(fun(P) -> membrane_pore:timer(Now, P) end, maps:keys(M0#m.pores), M0#m{now = Now}),
     {Late, Opens} = lists:partition(fun({_, LateAt, _}) -> Now >= LateAt end, M1#m.opens),
     M2 = lists:foldl(fun({Peer, _, _}, M) -> tell({refused, Peer, timeout}, M) end, M1#m{opens = Opens}, Late),
-    case look_at_knocks(Now, M2) of
-        #m{stop_at = At, state = stopping} = M3 when At =/= undefined, Now >= At -> remove_trees(M3#m{stop_at = undefined});
-        M3 -> M3
+    M3 = look_at_knocks(Now, M2),
+    Late2 = [Peer || {Peer, Until} <- lists:sort(maps:to_list(M3#m.coming)), Now >= Until],
+    Miss = fun(Peer, M) -> check_stopped(M#m{coming = maps:remove(Peer, M#m.coming)}) end,
+    case lists:foldl(Miss, M3, Late2) of
+        #m{stop_at = At, state = stopping} = M4 when At =/= undefined, Now >= At -> remove_trees(M4);
+        M4 -> M4
     end.
 
 %% ── news ──
@@ -143,8 +150,12 @@ knocked(Path, Now, M0) ->
         #m{state = running, active_top = Path} = M ->
             % the watch's first event, or the whole tree: whoever is there
             put_work(scan, [{list, Path}], M);
-        #m{state = running, me = Me} = M ->
-            case membrane_keys:knocker(Me, Path) of
+        #m{active_top = Path} = M ->
+            M;
+        #m{me = Me} = M ->
+            case serves(M) andalso membrane_keys:knocker(Me, Path) of
+                false ->
+                    M;
                 undefined ->
                     case lists:suffix("/warts", Path) of
                         true -> report(forged, -1, tail(Path, 80), M);
@@ -152,9 +163,7 @@ knocked(Path, Now, M0) ->
                     end;
                 Peer ->
                     knock(Peer, Now, M)
-            end;
-        M ->
-            M
+            end
     end.
 
 -spec store_result(work(), {[term()], atom()}, number(), machine()) -> machine().
@@ -253,20 +262,24 @@ give_up(Peer, Now, M0) ->
 close(Key, Why, Now, M) ->
     run(Key, fun(P) -> membrane_pore:feed(close, Why, Now, P) end, M#m{now = Now}).
 
-%% Closes all; ends in stopped.
+%% Closes all, having let in who knocks: a LING would wait for ever, or crash. Ends in stopped.
 -spec stop(number(), machine()) -> machine().
 stop(Now, #m{state = State} = M) when State =:= stopping; State =:= stopped ->
     M#m{now = Now};
 stop(Now, #m{state = new} = M) ->
     tell(stopped, M#m{now = Now, state = stopped});
 stop(Now, #m{state = State, opens = Opens} = M0) ->
-    M1 = M0#m{now = Now, state = stopping, stop_at = Now + M0#m.limits#limits.stop_time, knocks = [], opens = []},
+    M1 = M0#m{now = Now, state = stopping, stop_at = Now + M0#m.limits#limits.stop_time, opens = []},
     M2 = lists:foldl(fun({Peer, _, _}, M) -> tell({refused, Peer, stopped}, M) end, M1, Opens),
-    M3 = each(fun(P) -> membrane_pore:feed(close, stopped, Now, P) end, maps:keys(M2#m.pores), M2),
+    M3 = M2#m{pores = maps:map(fun(_, P) -> P#pore{leaving = true} end, M2#m.pores)},
+    Close = [Key || {{Role, _} = Key, P} <- lists:sort(maps:to_list(M3#m.pores)), Role =:= passive orelse may_end(P)],
+    M4 = each(fun(P) -> membrane_pore:feed(close, stopped, Now, P) end, Close, M3),
     case State of
-        starting -> M3;
-        running -> check_stopped(M3)
+        starting -> M4;
+        running -> shut_door(M4)
     end.
+
+may_end(P) -> P#pore.peer_kind orelse not membrane_pore:is_pending(P).
 
 %% ── ends ──
 
@@ -287,7 +300,7 @@ host_down(Now, #m{opens = Opens, state = State} = M0) ->
     M1 = M0#m{now = Now, down = true, opens = []},
     M2 = lists:foldl(fun({Peer, _, _}, M) -> tell({refused, Peer, host_down}, M) end, M1, Opens),
     M3 = each(fun membrane_pore:host_down/1, maps:keys(M2#m.pores), M2),
-    M4 = M3#m{pores = #{}, work = [], knocks = []},
+    M4 = M3#m{pores = #{}, work = [], knocks = [], coming = #{}},
     case State of
         stopped -> M4;
         _ -> tell(stopped, M4#m{state = stopped})
@@ -344,7 +357,8 @@ put_pore(#pore{role = Role, peer = Peer} = P, M) ->
     M#m{pores = (M#m.pores)#{{Role, Peer} => P}}.
 
 new_pore(Role, Peer, #m{next_id = Id} = M) ->
-    P = membrane_pore:new(Id, Role, Peer, M#m.me, M#m.wishes, {M#m.table, M#m.limits}),
+    New = membrane_pore:new(Id, Role, Peer, M#m.me, M#m.wishes, {M#m.table, M#m.limits}),
+    P = New#pore{leaving = M#m.state =:= stopping},
     {P, put_pore(P, M#m{next_id = Id + 1})}.
 
 tell(Event, M) ->
@@ -370,10 +384,14 @@ gone({Role, Peer} = Key, #m{pores = Pores, now = Now} = M0) ->
             active -> M1;
             passive -> freed(Key, waiting_open(Peer, Now, M1))
         end,
-    case M2 of
-        #m{state = stopping} -> check_stopped(M2);
-        #m{knocks = [_ | _]} -> look_at_knocks(Now, M2);
-        _ -> M2
+    M3 =
+        case M2#m.knocks of
+            [_ | _] -> look_at_knocks(Now, M2);
+            [] -> M2
+        end,
+    case M3#m.state of
+        stopping -> check_stopped(M3);
+        _ -> M3
     end.
 
 waiting_open(Peer, Now, #m{opens = Opens} = M) ->
@@ -409,7 +427,17 @@ is_first(#pore{state = State} = Theirs, M) ->
 is_full(#m{pores = Pores, limits = Limits}) ->
     map_size(Pores) >= Limits#limits.pores.
 
-knock(Peer, Now, #m{state = running, pores = Pores, knocks = Knocks, limits = Limits} = M) ->
+%% Knocks are answered: also when we stop, until the trees are removed.
+serves(#m{state = State, stop_at = At}) ->
+    State =:= running orelse (State =:= stopping andalso At =/= undefined).
+
+knock(Peer, Now, M) ->
+    case serves(M) of
+        true -> knock_served(Peer, Now, M#m{coming = maps:remove(Peer, M#m.coming)});
+        false -> M
+    end.
+
+knock_served(Peer, Now, #m{pores = Pores, knocks = Knocks, limits = Limits} = M) ->
     case maps:get({active, Peer}, Pores, undefined) of
         #pore{} = P ->
             put_pore(P#pore{again = true}, M);
@@ -419,9 +447,7 @@ knock(Peer, Now, #m{state = running, pores = Pores, knocks = Knocks, limits = Li
                 false when length(Knocks) >= Limits#limits.knocks_waiting -> report(flooded, Peer, "", M);
                 false -> look_at_knocks(Now, M#m{knocks = Knocks ++ [Peer]})
             end
-    end;
-knock(_Peer, _Now, M) ->
-    M.
+    end.
 
 %% As many as may be looked at now: a flood of them costs us no more than this.
 look_at_knocks(Now, #m{limits = Limits, tokens = Tokens, tokens_at = At, knocks = Knocks} = M) ->
@@ -484,7 +510,22 @@ done(listening, _Steps, _Result, Now, #m{state = starting, opens = Opens} = M0) 
     Open = fun({Peer, LateAt, Wishes}, M) -> open(Peer, Wishes, LateAt, Now, M) end,
     lists:foldl(Open, M1#m{opens = []}, Opens);
 done(listening, _Steps, _Result, _Now, M) ->
-    check_stopped(M);
+    shut_door(M);
+done(shut, _Steps, _Result, _Now, #m{stop_at = undefined} = M) ->
+    M#m{shutting = false};
+done(shut, _Steps, {[_, Names], ''}, Now, #m{me = Me, pores = Pores, knocks = Knocks} = M) ->
+    Until = Now + M#m.limits#limits.shut_time,
+    Coming = [
+        {Peer, Until}
+     || Peer <- lists:map(fun membrane_keys:domid_of/1, names(Names)),
+        Peer =/= undefined,
+        Peer =/= Me,
+        not is_map_key({active, Peer}, Pores),
+        not lists:member(Peer, Knocks)
+    ],
+    check_stopped(M#m{shutting = false, coming = maps:from_list(Coming)});
+done(shut, _Steps, _Result, _Now, M) ->
+    check_stopped(M#m{shutting = false});
 done(removed, _Steps, _Result, _Now, M) ->
     tell(stopped, M#m{pores = #{}, state = stopped}).
 
@@ -519,13 +560,20 @@ judge([{read, Path}, _ | Steps], Values, Active) ->
 judge([], _, _) ->
     {[], []}.
 
-check_stopped(#m{pores = Pores, stop_at = At} = M) when map_size(Pores) =:= 0, At =/= undefined ->
-    remove_trees(M#m{stop_at = undefined});
+%% From now on a peer's MKDIR is refused, which it takes for not_found.
+shut_door(#m{active_top = Active, me = Me} = M) ->
+    put_work(shut, [{set_perms, Active, ["r" ++ integer_to_list(Me)]}, {list, Active}], M#m{shutting = true}).
+
+check_stopped(#m{stop_at = At, shutting = false, knocks = [], coming = Coming, pores = Pores} = M) when
+    At =/= undefined, map_size(Coming) =:= 0, map_size(Pores) =:= 0
+->
+    remove_trees(M);
 check_stopped(M) ->
     M.
 
 remove_trees(#m{active_top = Active, passive_top = Passive} = M) ->
-    put_work(removed, [{unwatch, Active}, {delete, Passive}, {delete, Active}], M).
+    Left = M#m{stop_at = undefined, knocks = [], coming = #{}},
+    put_work(removed, [{unwatch, Active}, {delete, Passive}, {delete, Active}], Left).
 
 tail(Path, Length) ->
     lists:nthtail(max(0, length(Path) - Length), Path).

@@ -141,6 +141,11 @@ settle(Now, P0) ->
         false -> settle_idle(Now, P)
     end.
 
+%% It was let in while we stop, and is so far that it can be sent away again.
+settle_idle(Now, #pore{leaving = true, role = active, state = State, peer_kind = Own} = P) when
+    State =:= 'INITIALISED'; State =:= 'INITIALISING', Own
+->
+    feed(close, stopped, Now, P);
 settle_idle(Now, #pore{peer_dead = Dead, dirty = Dirty, watching = Watching} = P) ->
     case Dead andalso row(gone, P) =/= undefined of
         true -> plan(Now, feed(gone, Now, P));

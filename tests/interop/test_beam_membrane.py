@@ -215,16 +215,16 @@ def _pore_result(m: Recorder, work: PoreWork, result: Any, now: float) -> Any:
 _outer("pore_result", _pore_result)
 
 
-def _load(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """tests/unit/test_membrane.py, with machines that are recorded."""
+def _load(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
+    """tests/unit/NAME.py, with machines that are recorded."""
     monkeypatch.syspath_prepend(str(ROOT / "tests"))
     import membranekit.world as world
 
     monkeypatch.setattr(world, "Machine", Recorder)
-    spec = importlib.util.spec_from_file_location("recorded_membrane", ROOT / "tests/unit/test_membrane.py")
+    spec = importlib.util.spec_from_file_location(f"recorded_{name}", ROOT / f"tests/unit/{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "recorded_membrane", module)
+    monkeypatch.setitem(sys.modules, f"recorded_{name}", module)
     spec.loader.exec_module(module)
     return module
 
@@ -251,11 +251,10 @@ def _cases(module: ModuleType) -> Iterator[Callable[[], None]]:
 def test_the_two_machines_say_the_same(
     label: str, machine_beams: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = _load(monkeypatch)
     Recorder.traces = []
-    cases = list(_cases(module))
-    for case in cases:
-        case()
+    for name in ("test_membrane", "test_membrane_stop"):
+        for case in _cases(_load(monkeypatch, name)):
+            case()
     traces = Recorder.traces
     assert len(traces) > 500
     file = tmp_path / "traces"
