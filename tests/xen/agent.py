@@ -279,9 +279,12 @@ class Agent:
             self.said[name] += data.decode("utf-8", "replace")
         return match[match.lastindex or 0]
 
-    async def do_finish(self, name: str) -> Any:
-        """Ends a program, if it has not ended by itself."""
+    async def do_finish(self, name: str, patience: float = 0) -> Any:
+        """Ends a program, if it does not end by itself in so many seconds."""
         process = self.programs.pop(name)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await process.wait()
         if process.returncode is None:
             process.terminate()
         try:

@@ -370,15 +370,16 @@ BEAM_TALK = ("escript", "TALK.escript", "EBIN")
 
 
 @contextlib.asynccontextmanager
-async def program(domain: Domain, *command: str, uid: int = -1) -> AsyncIterator[None]:
-    """A program in a domain, beside its agent."""
+async def program(domain: Domain, *command: str, uid: int = -1, patience: float = 0) -> AsyncIterator[None]:
+    """A program in a domain, beside its agent. patience: it is to end by itself, and gets so many seconds."""
     await domain.do("begin", name=command[1], command=command, uid=uid)
     try:
         yield
     except BaseException as error:
         error.add_note(f"{command}: {await domain.do('finish', name=command[1])}")
         raise
-    await domain.do("finish", name=command[1])
+    ended = await domain.do("finish", name=command[1], patience=patience)
+    assert not patience or ended["status"] == 0, ended
 
 
 async def said(domain: Domain, command: tuple[str, ...], pattern: str) -> str:
@@ -388,7 +389,7 @@ async def said(domain: Domain, command: tuple[str, ...], pattern: str) -> str:
 
 async def ask(domain: Domain, command: tuple[str, ...], peer: str) -> None:
     """A program asks a domain's `echo`, and has all its answers."""
-    async with program(domain, *command, "ask", peer):
+    async with program(domain, *command, "ask", peer, patience=30):
         assert await said(domain, command, r"^answered (\d+)$") == "6"
 
 
@@ -505,8 +506,13 @@ async def the_command_line(on: Platform) -> None:
 
 @scenario(only="xen")
 async def nothing_is_left(on: Platform) -> None:
-    """After all of this: no grant, no key of ours, and all of the kernel's pages are to be had."""
+    """After all of this: no grant, no key of ours, and all of the kernel's pages are to be had.
+
+    Programs that were ended by a signal leave their keys to the next one.
+    """
     outside, inside = await on.outside(), await on.inside("one")
+    async with started(outside, inside):
+        pass
     for domain, peer in ((outside, inside), (inside, outside)):
         status = await domain.do("status")
         assert status["mapped"] == 0 and not status["keys"], status
