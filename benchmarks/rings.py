@@ -7,7 +7,8 @@ Both sides block; `apart`: each pinned to a cpu of its own, `same`: both to one.
 length and payload. pp: microseconds to and fro. Absolute figures are for scale, ratios are what counts.
 
 From Python: `pore` writes and reads bytes as the others do (0: LING's ring); `send`, `post` and `all` are those of
-pores.messages: one by one, gathered, lists of 256; `aio-unix` asyncio's streams, `aio-straw` a Straw.
+pores.messages: one by one, gathered, lists of 256; `py-pipe-all` is what a pipe gains by such lists (the others of the
+targets send one by one); `aio-unix` is asyncio's streams, `aio-straw` a Straw.
 """
 
 from __future__ import annotations
@@ -95,6 +96,12 @@ def by_pipe(sides: Any, index: int) -> tuple[Send, Receive]:
     return sender, (lambda: parser.feed(os.read(read, READ)))
 
 
+def by_pipe_many(sides: Any, index: int) -> tuple[Send, Receive]:
+    """What a pipe gains by the same: MANY frames in one write."""
+    sender, receive = by_pipe(sides, index)
+    return (lambda payload, frame: sender(payload, frame * (MANY if len(payload) > 1 else 1))), receive
+
+
 def by_mp(sides: Any, index: int) -> tuple[Send, Receive]:
     end = sides[index]
     return (lambda payload, frame: partial(end.send_bytes, payload)), (lambda: end.recv_bytes() is not None)
@@ -142,6 +149,7 @@ def by_pore(sides: Any, index: int, ring: int) -> tuple[Send, Receive]:
 
 
 MANY = 256
+MANIES = ("all:", "py-pipe-all")
 
 
 def by_messages(sides: Any, index: int, ring: int, how: str) -> tuple[Send, Receive]:
@@ -173,7 +181,7 @@ def prepare(transport: str, folder: str) -> Any:
     name, _, size = transport.partition(":")
     if name == "py-unix":
         return socket.socketpair()
-    if name == "py-pipe":
+    if name.startswith("py-pipe"):
         return os.pipe(), os.pipe()
     if name == "py-mp.Pipe":
         return multiprocessing.Pipe()
@@ -192,6 +200,7 @@ def prepare(transport: str, folder: str) -> Any:
 MAKERS: dict[str, Callable[[Any, int], tuple[Send, Receive]]] = {
     "py-unix": by_unix,
     "py-pipe": by_pipe,
+    "py-pipe-all": by_pipe_many,
     "py-mp.Pipe": by_mp,
     "py-zmq": by_zmq,
 }
@@ -210,7 +219,7 @@ def one(transport: str, what: str, size: int, messages: int, where: str) -> floa
         return asyncio_one(transport, what, size, messages, where)
     payload = bytes(size)
     frame = size.to_bytes(HEAD, "big") + payload
-    if transport.startswith("all:"):
+    if transport.startswith(MANIES):
         messages -= messages % MANY
     with tempfile.TemporaryDirectory() as folder:
         sides = prepare(transport, folder)
@@ -227,7 +236,7 @@ def one(transport: str, what: str, size: int, messages: int, where: str) -> floa
         mark(0)
         start = time.perf_counter()
         if what == "tp":
-            for _ in range(messages // MANY if transport.startswith("all:") else messages):
+            for _ in range(messages // MANY if transport.startswith(MANIES) else messages):
                 go()
             while not receive():
                 pass
@@ -389,7 +398,7 @@ def plan(transports: list[str], sizes: dict[int, int], scale: float) -> Iterator
         for what, counts in (("tp", sizes), ("pp", PP_SIZES)):
             for size, count in counts.items():
                 for transport in transports:
-                    if what == "pp" and transport.startswith(("post", "all")):
+                    if what == "pp" and transport.startswith(("post", *MANIES)):
                         continue
                     yield transport, what, size, max(20, int(count * scale)), where
 
@@ -501,7 +510,7 @@ def python_part(before: list[str], rounds: int, scale: float, ring: int, targets
     except ImportError:
         print("pyzmq is not installed: pip install pyzmq")
     send, post, many, straw = (f"{name}:{ring}" for name in ("send", "post", "all", "aio-straw"))
-    transports = [*others, "pore:0", f"pore:{ring}", send, post, many, "aio-unix", straw]
+    transports = [*others, "py-pipe-all", "pore:0", f"pore:{ring}", send, post, many, "aio-unix", straw]
     figures = measure([*before, sys.executable, __file__, "--one"], transports, PY_SIZES, rounds, scale)
     table("Python", figures, transports, PY_SIZES)
     table("Python, µs of cpu per message, both sides together", figures, transports, PY_SIZES, " cpu")
