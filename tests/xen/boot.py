@@ -32,13 +32,16 @@ MEMORY, DOM0, GUEST = 1600, 800, 288
 
 @dataclass
 class Boot:
-    """What came of it. results: (verdict, seconds) of scenarios. why: "" or what broke off the whole."""
+    """What has come of it so far. results: (verdict, seconds) of scenarios. over: the machine is off."""
 
     results: dict[str, tuple[str, float]] = field(default_factory=dict)
     errors: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0
     megabytes: float = 0
     ended: bool = False
+    over: bool = False
+    stop: bool = False
+    """To be set by who wants it to end now."""
     log: Path = Path()
 
 
@@ -49,9 +52,13 @@ def need() -> str:
     return ""
 
 
-def boot(work: Path, scenarios: str = "all", quiet: bool = True) -> Boot:
-    """Boots with the images in `work` and runs the scenarios. The whole console is in work/console.log."""
-    found = Boot(log=work / "console.log")
+def boot(work: Path, scenarios: str = "all", quiet: bool = True, found: Boot | None = None) -> Boot:
+    """Boots with the images in `work` and runs the scenarios; `found` tells at any time how far that is.
+
+    The whole console is in work/console.log.
+    """
+    found = found or Boot()
+    found.log = work / "console.log"
     smp = min(2, os.cpu_count() or 1)
     xen = f"console=com1 com1=115200,8n1 dom0_mem={DOM0}M,max:{DOM0}M noreboot=1 conring_size=512k"
     if smp > 1:
@@ -85,8 +92,8 @@ def boot(work: Path, scenarios: str = "all", quiet: bool = True) -> Boot:
             selector.register(process.stdout, selectors.EVENT_READ)
             rest = b""
             ending = start + LIMIT
-            while (left := ending - time.monotonic()) > 0:
-                if not selector.select(left):
+            while (left := ending - time.monotonic()) > 0 and not found.stop:
+                if not selector.select(min(left, 1)):
                     continue
                 data = os.read(process.stdout.fileno(), 65536)
                 *lines, rest = (rest + data).split(b"\n")
@@ -106,6 +113,7 @@ def boot(work: Path, scenarios: str = "all", quiet: bool = True) -> Boot:
             process.kill()
         process.wait()
         process.stdout.close()
+        found.over = True
     found.seconds = time.monotonic() - start
     found.megabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return found

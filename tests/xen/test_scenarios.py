@@ -1,7 +1,7 @@
 """The scenarios of straws and tubes between domains (scenarios.py), on the local host and on a booted Xen.
 
 One list for both: what is tested on Xen and what is tested without it can't drift apart. All scenarios of Xen run in
-one boot, in the first test that wants one; its console is kept as build/xen/console.log.
+one boot, one after the other, and each test waits for its own; the console is kept as build/xen/console.log.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,8 +47,8 @@ def test_local(scenario: Scenario, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def booted() -> boot.Boot:
-    """Xen has been booted, and has run everything."""
+def booted(request: pytest.FixtureRequest) -> Iterator[boot.Boot]:
+    """Xen is being booted, and runs one after the other what is asked for here."""
     if why := boot.need():
         pytest.skip(f"no Xen: {why}")
     work = HERE.parents[1] / "build/xen"
@@ -53,13 +56,21 @@ def booted() -> boot.Boot:
         images.build(work)
     except images.Missing as error:
         pytest.skip(f"no Xen: {error}")
-    found = boot.boot(work)
+    chosen = [item.callspec.params["scenario"].name for item in request.session.items if "test_xen[" in item.name]
+    names = "all" if len(chosen) == len(ON_XEN) else ",".join(chosen)
+    found = boot.Boot()
+    machine = threading.Thread(target=boot.boot, args=(work, names), kwargs={"found": found})
+    machine.start()
+    yield found
+    found.stop = not found.ended
+    machine.join()
     print(f"Xen: {found.seconds:.0f} s, {found.megabytes:.0f} MB; the console is in {found.log}")
-    return found
 
 
 @pytest.mark.parametrize("scenario", ON_XEN)
 def test_xen(scenario: Scenario, booted: boot.Boot) -> None:
+    while scenario.name not in booted.results and not booted.over:
+        time.sleep(0.1)
     if scenario.name not in booted.results:
         tail = booted.log.read_text(errors="replace").splitlines()[-30:]
         pytest.fail("the machine ended before this was run; its last words:\n" + "\n".join(tail))
