@@ -162,7 +162,7 @@ def test_terms_that_a_ling_cannot_have_are_errors_to_the_sender(on: Stage, opene
         [{Atom("in"): [{}]}],
         Atom("\u20ac"),
         (1, Atom("h\u0151")),
-        deep(1000),
+        deep(999),
     ]
     for n, term in enumerate(lethal):
         answer = node.strawman((ENVELOPE, (5, BUDDY), term))
@@ -190,7 +190,7 @@ def test_terms_of_a_beam_that_a_ling_cannot_have(on: Stage, beam: Beam) -> None:
         [begin
             Straw ! {envelope, buddy, Term},
             receive {straw_error, 5, {badarg, _}} -> told after 9000 -> {no, Term} end
-         end || Term <- [#{}, [#{a => 1}], '\\x{20ac}', fun() -> ok end, Deep(1000)]]
+         end || Term <- [#{}, [#{a => 1}], '\\x{20ac}', fun() -> ok end, Deep(999)]]
         """
     assert beam.eval(told, Node=node.name) == "[told,told,told,told,told]"
     said = """
