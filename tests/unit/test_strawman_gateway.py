@@ -715,3 +715,41 @@ def test_two_straws_to_one_domain_share_their_pids(dialect: Dialect) -> None:
         assert a.strawman.tables(2) == b.strawman.tables(1) == EMPTY
 
     run(test, dialect)
+
+
+# ---- what a proxy gets is not copied before it is encoded ---------------------------------------------------------
+
+
+def test_messages_for_a_proxy() -> None:
+    async def test(host: MemoryHost, a: Node, b: Node) -> None:
+        inbox = Inbox()
+        b.register("buddy", inbox, straw=True)
+        proxy = await a.strawman.proxy(2, "buddy")
+        message = [1, "text", None, {"key": (2.5, b"bytes")}]
+        a.send(proxy, message)
+        message.append("too late")
+        assert await inbox.next() == [1, b"text", Atom("undefined"), {b"key": (2.5, b"bytes")}]
+        ref = a.router.new_ref()
+        for strange in (object(), (ref, object()), [float("nan")]):  # no terms: the sender's fault, also in a reply
+            with pytest.raises(EncodeError):
+                a.send(proxy, strange)
+            with pytest.raises(EncodeError):
+                await a.call(proxy, strange)
+        assert not a.router.calls
+        assert a.strawman.counts.sent == 1 and a.strawman.tables(2).refs == 0
+
+    run(test)
+
+
+def test_messages_for_a_proxy_on_a_json_straw() -> None:
+    async def test(host: MemoryHost, a: Node, b: Node) -> None:
+        inbox = Inbox()
+        b.register("buddy", inbox, straw=True)
+        await a.strawman.open(2, format="json")
+        proxy = await a.strawman.proxy(2, "buddy")
+        a.send(proxy, [1, "text", bytearray(b"more"), {"key": True}])
+        assert await inbox.next() == (Atom("json"), [1, b"text", b"more", {b"key": True}])
+        with pytest.raises(EncodeError):
+            a.send(proxy, (1, 2))
+
+    run(test)

@@ -389,3 +389,25 @@ def test_a_message_without_pids_asks_nothing() -> None:
     crossing = Crossing(6, 5, 0, Reference(FAR, 1, (1, 2, 0)), P1, FAR, never, never, 10)
     term = [OK, {1: [b"x", 2.5]}, Reference(FAR, 7, (1, 2, 3))]
     assert decode(encode(term, crossing=crossing), crossing=crossing) == term
+
+
+def test_arguments_of_the_short_calls() -> None:
+    crossing = made().crossing
+    encode: Any = crossing.encode
+    decode: Any = crossing.decode
+    term = (Atom("a"), None, {1: [b"x"]})
+    frame = encode(term, "none", "otp", False)
+    assert decode(frame, 10, 10) == (Atom("a"), Atom("none"), {1: [b"x"]})
+    for arguments in ((), (term,), (term, "none", "otp", False, 1), (term, 5, "otp", False)):
+        with pytest.raises(TypeError):
+            encode(*arguments)
+    with pytest.raises(ValueError):
+        encode(term, "none", "elf", False)
+    for arguments in ((), (frame, 10), (frame, 10, 10, 10), ("text", 10, 10)):
+        with pytest.raises(TypeError):
+            decode(*arguments)
+    for arguments in ((frame, -1, 10), (frame, 10, b"")):
+        with pytest.raises(ValueError):
+            decode(*arguments)
+    with pytest.raises(DecodeError):
+        decode(frame, 1, 10)
