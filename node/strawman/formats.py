@@ -138,7 +138,7 @@ def decode_envelope(frame: bytes | memoryview, format: Format = "erlang", crossi
         term = crossing.decode(frame, MAX_DEPTH, MAX_FRAME)
     if type(term) is not tuple or len(term) != 3 or term[0] is not _ENVELOPE:
         raise DecodeError("not an envelope")
-    if not is_address(term[1]):
+    if type(term[1]) is not Atom and not is_address(term[1]):
         raise DecodeError("not an address")
     return Envelope(term[1], term[2])
 

@@ -397,6 +397,7 @@ def test_arguments_of_the_short_calls() -> None:
     decode: Any = crossing.decode
     term = (Atom("a"), None, {1: [b"x"]})
     frame = encode(term, "none", "otp", False)
+    arguments: tuple[Any, ...]
     assert decode(frame, 10, 10) == (Atom("a"), Atom("none"), {1: [b"x"]})
     for arguments in ((), (term,), (term, "none", "otp", False, 1), (term, 5, "otp", False)):
         with pytest.raises(TypeError):
