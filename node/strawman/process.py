@@ -18,7 +18,7 @@ from ..runtime.process import Process
 from ..terms import Atom, Pid, Reference
 from .errors import StrawError
 from .exports import SERVICES, is_forged
-from .formats import MAX_FRAME, decode_envelope, encode_envelope, encode_terms
+from .formats import MAX_FRAME, Dialect, decode_envelope, encode_envelope, encode_terms
 from .seam import Straw
 from .tables import IdsExhausted, TableFull
 
@@ -68,7 +68,7 @@ class StrawProcess(Process):
         self.gateway.straws.append(self)
         self._tables = self.gateway.tables
         self._crossing = self._tables.crossing if straw.format == "erlang" else None
-        self._dialect = straw.dialect
+        self._dialect: Dialect = straw.dialect
         self._none = Atom(self.node.none)
         self._told_busy = False
         self._pausers: set[Any] = set()

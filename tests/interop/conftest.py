@@ -8,10 +8,12 @@ erl/ref_node.erl in place of the Python node: what they expect is then shown to 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,12 +21,15 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # beamkit; there is no __init__.py below tests/
+sys.path.insert(0, str(Path(__file__).parents[1]))  # membranekit; there is no __init__.py below tests/
+sys.path.insert(0, str(Path(__file__).parent))  # beamkit
 
 from beamkit.beam import Beam, unique
 from beamkit.pyproc import PythonProcess
 from beamkit.runtimes import ERL_SOURCES, RELEASES, Runtime, clean_env, compile_modules, find_runtime, need
+from beamkit.strawpeer import build_app
 from beamkit.subject import BeamSubject, PythonSubject
+from membranekit.processes import HostProcess
 
 COOKIE = "interop-cookie"
 ORACLE = os.environ.get("INTEROP_ORACLE") or None
@@ -226,3 +231,24 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
     return port
+
+
+@pytest.fixture
+def rundir() -> Iterator[str]:
+    """A folder for a host service."""
+    folder = tempfile.mkdtemp(prefix="sb-")  # short: it holds unix sockets
+    yield f"{folder}/host"
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def host(rundir: str) -> Iterator[HostProcess]:
+    """The host service of that folder."""
+    with HostProcess(Path(rundir)) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def app() -> Path:
+    """The application straw, for a BEAM's path."""
+    return build_app()

@@ -6,10 +6,8 @@ import asyncio
 import contextlib
 import random
 import re
-import shutil
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))  # membranekit; there is no __init__.py below tests/
 
 from beamkit.beam import Beam, BeamError, Erl, unique
-from beamkit.strawpeer import build_app
 from membranekit.processes import HostProcess
 
 from node import Atom, GenServer, Node, Process, StrawError, etf
@@ -37,24 +34,6 @@ ENVELOPE, INBOX, JSON, DOUBLE = Atom("envelope"), Atom("inbox"), Atom("json"), A
 BIG = 1 << 20
 
 Starter = Callable[..., Beam]
-
-
-@pytest.fixture
-def rundir() -> Iterator[str]:
-    folder = tempfile.mkdtemp(prefix="bs-")  # short: it holds unix sockets
-    yield f"{folder}/host"
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def host(rundir: str) -> Iterator[HostProcess]:
-    with HostProcess(Path(rundir)) as process:
-        yield process
-
-
-@pytest.fixture(scope="session")
-def app() -> Path:
-    return build_app()
 
 
 @pytest.fixture

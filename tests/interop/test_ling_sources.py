@@ -8,12 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # membranekit; there is no _
 
 from beamkit.beam import Beam, BeamError, unique
 from beamkit.runtimes import RELEASES, need
-from beamkit.strawpeer import ROOT, build_app
+from beamkit.strawpeer import ROOT
 from membranekit.processes import HostProcess
 
 from node import Atom, Node, Process, StrawError
@@ -37,24 +35,6 @@ BIG = 100_000  # bytes: several times the ring
 JSON = Atom("json")
 
 Starter = Callable[..., Beam]
-
-
-@pytest.fixture
-def rundir() -> Iterator[str]:
-    folder = tempfile.mkdtemp(prefix="bs-")  # short: it holds unix sockets
-    yield f"{folder}/host"
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def host(rundir: str) -> Iterator[HostProcess]:
-    with HostProcess(Path(rundir)) as process:
-        yield process
-
-
-@pytest.fixture(scope="session")
-def app() -> Path:
-    return build_app()
 
 
 @pytest.fixture(scope="session")

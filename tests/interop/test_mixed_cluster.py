@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # membranekit; there is no _
 from beamkit.beam import Beam, unique
 from beamkit.runtimes import HERE, find_runtime, need
 from beamkit.strawpeer import build_app
-from membranekit.processes import HostProcess
 
 from node import Atom, GenServer, Node, NoReply, Process
 
@@ -116,19 +113,6 @@ class Picture:
 
     async def ask(self, who: str, request: Any) -> Any:
         return await self.nodes["east"].call(await self.of(who), request, timeout=20)
-
-
-@pytest.fixture
-def rundir() -> Iterator[str]:
-    folder = tempfile.mkdtemp(prefix="mc-")  # short: it holds unix sockets
-    yield f"{folder}/host"
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def host(rundir: str) -> Iterator[HostProcess]:
-    with HostProcess(Path(rundir)) as process:
-        yield process
 
 
 @contextlib.asynccontextmanager
