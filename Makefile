@@ -3,10 +3,12 @@
 #
 #   PYTHON=python3.12     which Python the virtual environment is made with (3.11 or newer)
 #   PYTEST_ARGS="-k epmd" more arguments for pytest
+#   JOBS=4                how many files of tests run at a time; most of them wait for processes, so more than cpus (0: one by one)
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PYTEST_ARGS ?=
+JOBS ?= 4
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -38,7 +40,7 @@ test: build
 	@tools/debian.sh test
 	@tools/debian.sh xen
 	@$(MAKE) --no-print-directory erl
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 # Only the scenarios of domains, here and on a Xen that is booted under qemu; what its console said is in build/xen.
 test-xen: build

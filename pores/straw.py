@@ -234,7 +234,8 @@ class Straw(ActivePore):
                 if batch and len(batch[0]) <= self._whole:
                     n = pore.write_frames(batch, announce=False)
                     outbox.wrote(n)
-                    if n < len(batch):
+                    # One that the ring can't hold at once is the next turn's, in pieces.
+                    if n < len(batch) and len(batch[n]) <= self._whole:
                         self._fills(len(batch[n]) + HEADER.size)
                 else:
                     front = outbox.front()

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from typing import Any
+
+import pytest
 from hypothesis import settings
 
 # Tests never race the clock: a slow machine is no failure. A failing example can be repeated by what is printed.
 settings.register_profile("strawbridge", deadline=None, print_blob=True)
 settings.load_profile("strawbridge")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, Any]:
+    """What a test has printed or logged may be no Unicode; the reports of parallel runs have to be."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report

@@ -66,6 +66,21 @@ def test_many_frames_at_once_keep_their_order(tmp_path: Path, wishes: Terms | No
     run(test)
 
 
+@pytest.mark.parametrize("size", [4092, 4093, 5000, 8192, 8193])
+def test_a_frame_that_the_ring_never_holds_leaves_with_small_ones(tmp_path: Path, size: int) -> None:
+    async def test() -> None:
+        failures: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: failures.append(context))
+        async with nodes(tmp_path / "h", wishes=RINGS[2]) as (_, one, other):
+            ours, theirs = await one.open(other)
+            frames = [b"a", b"b" * 100, b"c" * size, b"d", b"e" * size, b"f"]
+            assert all(ours.send_nowait(frame) for frame in frames)
+            assert [await theirs.receive() for _ in frames] == frames
+        assert failures == []
+
+    run(test)
+
+
 def test_a_slow_reader_makes_the_writer_wait(tmp_path: Path) -> None:
     async def test() -> None:
         async with nodes(tmp_path / "h") as (_, one, other):
