@@ -25,7 +25,7 @@ __all__ = ["Boot", "Missing", "boot", "need"]
 
 QEMU = "qemu-system-x86_64"
 #: Seconds for the whole of it: well above what a slow machine takes.
-LIMIT = int(os.environ.get("XEN_TEST_LIMIT", "600"))
+LIMIT = int(os.environ.get("XEN_TEST_LIMIT", "900"))
 #: Megabytes: of the machine, of dom0, of a guest.
 MEMORY, DOM0, GUEST = 1600, 800, 288
 
