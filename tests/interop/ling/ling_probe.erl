@@ -57,7 +57,7 @@ collect(Messages) ->
             Pid ! {next, hd(Messages)},
             collect(tl(Messages));
         {'$next', Pid} ->
-            receive Message when element(1, Message) =/= '$next' -> Pid ! {next, Message} end,
+            receive Message when not is_tuple(Message); element(1, Message) =/= '$next' -> Pid ! {next, Message} end,
             collect([]);
         Message ->
             collect(Messages ++ [Message])
