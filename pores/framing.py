@@ -180,12 +180,15 @@ class FrameReader:
 class Outbox:
     """Frames that wait for room. Small ones are gathered, so that many leave in one write.
 
-    Whoever can write whole frames takes them by `batch`, whoever writes bytes by `front`; in any mixture.
+    Whoever can write whole frames takes them by `batch`, whoever writes bytes by `front`; in any mixture. room: bytes
+    that can be written at once; what is longer with its length is never among others.
     """
 
-    __slots__ = ("_batches", "_buffer", "_open", "_open_size", "size")
+    __slots__ = ("_batches", "_buffer", "_open", "_open_size", "size", "small")
 
-    def __init__(self) -> None:
+    def __init__(self, room: int = SMALL) -> None:
+        self.small = min(SMALL, room)
+        """Bytes of a frame with its length up to which it is gathered."""
         self._buffer = ChipBuffer()  # what was begun: before all batches
         self._batches: deque[list[bytes]] = deque()
         self._open: list[bytes] = []
@@ -196,7 +199,7 @@ class Outbox:
     def put(self, frame: bytes) -> int:
         """Takes a frame; the size after it."""
         size = len(frame) + 4
-        if size > SMALL:
+        if size > self.small:
             self._close()
             self._batches.append([frame])
         else:
@@ -208,7 +211,7 @@ class Outbox:
         return self.size
 
     def put_all(self, frames: list[bytes], size: int) -> None:
-        """Takes a list of small frames over, `size` bytes with their lengths."""
+        """Takes a list of frames over that leave together, `size` bytes with their lengths; each is within `room`."""
         self._close()
         self._batches.append(frames)
         self.size += size

@@ -54,7 +54,7 @@ class Messages:
         self._whole = info.out_size - HEADER.size  # the longest frame that the ring holds
         self._posted: list[bytes] = []  # always the same list: others append to it at any time
         self._append = self._posted.append
-        self._outbox = Outbox()  # what did not fit
+        self._outbox = Outbox(info.out_size)  # what did not fit
         self._inbox: deque[bytes] = deque()
         self._large: _Large | None = None  # being received
         self._sending = threading.Lock()
@@ -154,7 +154,7 @@ class Messages:
                 if done == len(frames):
                     return
                 del frames[:done]
-        if max(map(len, frames)) <= SMALL:
+        if max(map(len, frames)) + HEADER.size <= self._outbox.small:
             self._outbox.put_all(frames, sum(map(len, frames)) + HEADER.size * len(frames))
         else:
             for frame in frames:

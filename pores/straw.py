@@ -118,11 +118,13 @@ class Straw(ActivePore):
         self.frames_in = self.frames_out = 0
         self._membrane = membrane
         self._reader = FrameReader(max_frame)
-        self._outbox = Outbox()
+        room = pore.info().out_size
+        self._whole = room - HEADER.size  # the longest frame that the ring holds
+        self._outbox = Outbox(room)
         self._posted: list[bytes] = []  # in this turn of the loop
-        self._credit = 0  # bytes that may be posted before somebody looks; 0: nothing goes the short way
+        self._most = min(_GATHER, room)  # bytes that may be posted before somebody looks: each frame fits the ring
+        self._credit = 0  # what is left of them; 0: nothing goes the short way
         self._wide = terms.ring_bytes > 0
-        self._whole = pore.info().out_size - HEADER.size  # the longest frame that the ring holds
         self._full = False
         self._wanted = 0
         self._turn = False
@@ -176,7 +178,7 @@ class Straw(ActivePore):
             self._turn = True
             self._loop.call_soon(self._turn_ends)
         if self._turn and not self.ended and outbox.size <= self.unsent_limit:
-            self._credit = _GATHER
+            self._credit = self._most
         return True
 
     def _write_first(self, frame: bytes) -> bool:
@@ -207,7 +209,7 @@ class Straw(ActivePore):
     def _posted_size(self) -> int:
         if not self._posted:
             return 0
-        return _GATHER - self._credit if self._credit else sum(map(len, self._posted)) + 4 * len(self._posted)
+        return self._most - self._credit if self._credit else sum(map(len, self._posted)) + 4 * len(self._posted)
 
     def _gather(self) -> None:
         """What was posted goes to the outbox, and what comes next does not go the short way."""
@@ -234,8 +236,7 @@ class Straw(ActivePore):
                 if batch and len(batch[0]) <= self._whole:
                     n = pore.write_frames(batch, announce=False)
                     outbox.wrote(n)
-                    # One that the ring can't hold at once is the next turn's, in pieces.
-                    if n < len(batch) and len(batch[n]) <= self._whole:
+                    if n < len(batch):
                         self._fills(len(batch[n]) + HEADER.size)
                 else:
                     front = outbox.front()
