@@ -17,9 +17,9 @@ from ..otp.gen import GEN_CALL, is_from
 from ..runtime.process import Process
 from ..runtime.signals import NOCONNECTION
 from ..runtime.timers import Deadline
-from ..terms import Atom, ImproperList, Pid, Reference
+from ..terms import Atom, Pid, Reference
 from .errors import StrawError
-from .tables import Counted, PidTables, is_alias
+from .tables import Counted, PidTables, is_alias, reply_tag
 
 if TYPE_CHECKING:
     from .manager import Strawman
@@ -181,7 +181,8 @@ class Proxy(Process):
         except (EncodeError, PeerBusy) as error:
             if isinstance(error, EncodeError):
                 self.router.local_copy(message)  # what is no term at all is the sender's fault, whoever it is
-            if self.router.reading is None and not _is_reply(message):
+            # The answer of a server to a call: that it can't be said must not end the server.
+            if self.router.reading is None and reply_tag(message) is None:
                 raise
             self._fail_call(message, error)
 
@@ -197,15 +198,3 @@ class Proxy(Process):
             busy = isinstance(error, PeerBusy)
             reason = (_STRAW_BUSY, domid) if busy else (_STRAW_ERROR, domid, (_BADARG, str(error).encode()))
             self.router._report_down(ref, *watcher, reason)
-
-
-def _is_reply(message: Any) -> bool:
-    """The answer of a server to a call: that it can't be said must not end the server."""
-    if type(message) is not tuple or len(message) != 2:
-        return False
-    tag = message[0]
-    if type(tag) is list and tag:
-        tag = tag[0]
-    elif type(tag) is ImproperList and type(tag.items[0]) is ImproperList:
-        tag = tag.items[0]
-    return type(tag) is Reference or is_alias(tag)

@@ -17,7 +17,7 @@ from ..errors import DecodeError, EncodeError
 from ..etf import Crossing
 from ..terms import Atom, ImproperList, Pid, Reference
 
-__all__ = ["Counted", "IdsExhausted", "Keeper", "Limits", "PidTables", "TableFull", "is_alias"]
+__all__ = ["Counted", "IdsExhausted", "Keeper", "Limits", "PidTables", "TableFull", "is_alias", "reply_tag"]
 
 ID_MASK = 0x7FFFFFF
 _WORD = 0xFFFFFFFF
@@ -240,28 +240,18 @@ class PidTables:
         """Where a message to a process of ours goes: an alias that it answers; True: the pid, as any other message;
         False: nowhere, for it is a reply that comes too late.
         """
-        if type(message) is not tuple or len(message) != 2:
+        key = reply_tag(message)
+        if key is None:
             return True
-        tag = message[0]
-        kind = type(tag)
-        if kind is list and tag:
-            tag, kind = tag[0], type(tag[0])
-        elif kind is ImproperList and type(tag.items[0]) is ImproperList:
-            tag, kind = tag.items[0], ImproperList
-        if kind is Reference:
-            key = (tag, False)
-        elif is_alias(tag):
-            key = (tag.tail, True)
-        else:
-            return True
+        ref, alias = key
         word = self._words.get(key)
         if word is None:
             own = self.crossing.own
-            return not (kind is Reference and tag.node is own.node and tag.creation == own.creation)
+            return alias or ref.node is not own.node or ref.creation != own.creation
         if self._waiting[word].owner != pid:
             return True
         self._answered(word)
-        return key[0] if key[1] else True
+        return ref if alias else True
 
     def _answered(self, word: int) -> None:
         entry = self._waiting.pop(word, None)
@@ -322,3 +312,20 @@ class PidTables:
 def is_alias(term: Any) -> bool:
     """Whether this is ``[alias|Ref]``."""
     return type(term) is ImproperList and term.items == (_ALIAS,) and type(term.tail) is Reference
+
+
+def reply_tag(message: Any) -> tuple[Reference, bool] | None:
+    """The reference of the call that a message answers as gen:reply does, and whether it is an alias; None: no reply.
+
+    ``{Tag, Reply}``, where Tag, or the head of a list that is Tag, is ``Ref`` or ``[alias|Ref]``.
+    """
+    if type(message) is not tuple or len(message) != 2:
+        return None
+    tag = message[0]
+    if type(tag) is list and tag:
+        tag = tag[0]
+    elif type(tag) is ImproperList and type(tag.items[0]) is ImproperList:
+        tag = tag.items[0]
+    if type(tag) is Reference:
+        return tag, False
+    return (tag.tail, True) if is_alias(tag) else None
