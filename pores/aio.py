@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from . import membrane_table as table
 from .active import ActivePore
@@ -461,8 +461,3 @@ class Membrane:
                 return PoreResult(busy=True)
             self._holdings.pop(key, None)
         return PoreResult()
-
-
-def straw_of(found: object) -> Straw:
-    """For type checkers: the straw that `open` has returned."""
-    return cast(Straw, found)

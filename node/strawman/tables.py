@@ -321,11 +321,12 @@ def reply_tag(message: Any) -> tuple[Reference, bool] | None:
     """
     if type(message) is not tuple or len(message) != 2:
         return None
-    tag = message[0]
-    if type(tag) is list and tag:
-        tag = tag[0]
-    elif type(tag) is ImproperList and type(tag.items[0]) is ImproperList:
-        tag = tag.items[0]
+    head = message[0]
+    tag: Any = head
+    if type(head) is list and head:
+        tag = head[0]
+    elif type(head) is ImproperList and type(head.items[0]) is ImproperList:
+        tag = head.items[0]
     if type(tag) is Reference:
         return tag, False
     return (tag.tail, True) if is_alias(tag) else None

@@ -212,48 +212,31 @@ def masked(frame: bytes) -> bytes:
     return _TABLE_REF.sub(_WORDS, _PID.sub(bytes(4), frame))
 
 
-NODE_TERMS: list[Any] = [
-    0,
-    -1,
-    255,
-    256,
-    (1 << 27) - 1,
-    1 << 27,
-    -(1 << 31),
-    1 << 31,
-    -(1 << 80),
-    2.5,
-    Atom("h\xe9"),
-    b"",
-    b"bin",
-    [],
-    [1, 2, 3],
-    [1, 256],
-    (Atom("t"), [(), [Atom("nested")]]),
-]
-LING_TERMS: list[Any] = [
-    0,
-    -1,
-    255,
-    256,
-    (1 << 27) - 1,
-    1 << 27,
-    -(1 << 31),
-    1 << 31,
-    -(1 << 80),
-    2.5,
-    A("h\xe9"),
-    b"",
-    b"bin",
-    [],
-    [1, 2, 3],
-    [1, 256],
-    (A("t"), [(), [A("nested")]]),
-]
+def words(atom: Callable[[str], Any]) -> list[Any]:
+    """Terms with one side's atoms."""
+    return [
+        0,
+        -1,
+        255,
+        256,
+        (1 << 27) - 1,
+        1 << 27,
+        -(1 << 31),
+        1 << 31,
+        -(1 << 80),
+        2.5,
+        atom("h\xe9"),
+        b"",
+        b"bin",
+        [],
+        [1, 2, 3],
+        [1, 256],
+        (atom("t"), [(), [atom("nested")]]),
+    ]
 
 
 def terms(it: Conversation) -> None:
-    for theirs, ours in zip(NODE_TERMS, LING_TERMS, strict=True):
+    for theirs, ours in zip(words(Atom), words(A), strict=True):
         assert it.node_says(theirs) == ours
         assert it.ling_says(ours) == theirs
 

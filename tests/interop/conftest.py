@@ -29,7 +29,7 @@ from beamkit.pyproc import PythonProcess
 from beamkit.runtimes import ERL_SOURCES, RELEASES, Runtime, clean_env, compile_modules, find_runtime, need
 from beamkit.strawpeer import build_app
 from beamkit.subject import BeamSubject, PythonSubject
-from membranekit.processes import HostProcess
+from membranekit.processes import HostProcess, end_hosts
 
 COOKIE = "interop-cookie"
 ORACLE = os.environ.get("INTEROP_ORACLE") or None
@@ -235,9 +235,10 @@ def free_port() -> int:
 
 @pytest.fixture
 def rundir() -> Iterator[str]:
-    """A folder for a host service."""
+    """A folder for a host service; whatever host runs there at the end is ended."""
     folder = tempfile.mkdtemp(prefix="sb-")  # short: it holds unix sockets
     yield f"{folder}/host"
+    end_hosts(f"{folder}/host")
     shutil.rmtree(folder, ignore_errors=True)
 
 

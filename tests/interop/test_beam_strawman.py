@@ -667,7 +667,7 @@ def test_a_crowd_of_forged_knocks(domain: Callable[..., Beam], host: HostProcess
                 made += 1
         assert made > 100
         await counted_by_membrane(beam, "unreadable", 100)
-        assert await beam.ask("membrane:pores()") == "#{}"
+        await until(beam, "membrane:pores()", "#{}")  # one may be looked at just now
         # Killed and started again, as the same domain of the same host.
         await beam.ask("exit(whereis(membrane), kill)")
         await until(beam, "catch strawman:domid()", "0")

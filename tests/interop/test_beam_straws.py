@@ -19,7 +19,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # membranekit; there is no __init__.py below tests/
 
-from beamkit.strawpeer import BeamPeer, PythonPeer, build_app
+from beamkit.strawpeer import BeamPeer, PythonPeer
 from membranekit.processes import HostProcess
 
 pytestmark = pytest.mark.usefixtures("python_only")
@@ -43,11 +43,6 @@ def rundir() -> Iterator[Path]:
 def host(rundir: Path) -> Iterator[HostProcess]:
     with HostProcess(rundir) as process:
         yield process
-
-
-@pytest.fixture(scope="session")
-def app() -> Path:
-    return build_app()
 
 
 @pytest.fixture

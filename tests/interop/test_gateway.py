@@ -10,11 +10,9 @@ import asyncio
 import contextlib
 import os
 import re
-import shutil
 import signal
 import struct
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,19 +39,6 @@ NOTHING = Counted(0, 0, 0, 0)
 CALLS = 10_000
 #: How a link, a monitor and a gen_server:call of a BEAM end with the straw.
 ENDS = "[noconnection,noconnection,{{nodedown,'{}'}}]"
-
-
-@pytest.fixture
-def rundir() -> Iterator[str]:
-    """A folder for a host service; whatever host runs there at the end is ended."""
-    folder = tempfile.mkdtemp(prefix="gate-")  # short: it holds unix sockets
-    yield folder
-    for entry in os.listdir("/proc"):
-        if entry.isdecimal() and int(entry) != os.getpid():
-            with contextlib.suppress(OSError), open(f"/proc/{entry}/cmdline", "rb") as line:
-                if folder.encode() in line.read().split(b"\0"):
-                    os.kill(int(entry), signal.SIGKILL)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 async def like_a_ling(host: str | None, domid: int) -> PoreCarrier:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +13,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))  # membranekit; there is no __init__.py below tests/
 
 from beamkit.beam import Beam, unique
-from beamkit.strawpeer import build_app
-from membranekit.processes import HostProcess
 
 from node import Atom, Node, etf
 from node.strawman import Counted
 
-pytestmark = pytest.mark.usefixtures("python_only")
-
-
-@pytest.fixture
-def rundir() -> Iterator[str]:
-    folder = tempfile.mkdtemp(prefix="gb-")  # short: it holds unix sockets
-    with HostProcess(Path(folder) / "host"):
-        yield f"{folder}/host"
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="session")
-def app() -> Path:
-    return build_app()
+pytestmark = pytest.mark.usefixtures("python_only", "host")
 
 
 async def until(condition: Callable[[], Any]) -> None:

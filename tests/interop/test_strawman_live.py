@@ -7,12 +7,10 @@ import contextlib
 import os
 import random
 import re
-import shutil
 import signal
 import socket
 import struct
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +36,6 @@ def cli(epmd_port: int, cookie: str, tmp_path: Path) -> CommandLine:
     return CommandLine(epmd_port, cookie, tmp_path)
 
 
-@pytest.fixture
-def rundir() -> Iterator[str]:
-    """A folder for a host service; whatever host runs there at the end is ended."""
-    folder = tempfile.mkdtemp(prefix="straw-")  # short: it holds unix sockets
-    yield folder
-    end_hosts(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def host_pid(rundir: str) -> int | None:
     """The process that listens there."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
@@ -56,15 +45,6 @@ def host_pid(rundir: str) -> int | None:
             return None
         pid: int = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
         return pid
-
-
-def end_hosts(rundir: str) -> None:
-    """Ends every host that was started for this folder: two nodes may have started one each, and one waits its turn."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                if rundir.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
-                    os.kill(int(entry.name), signal.SIGKILL)
 
 
 class Domain:
