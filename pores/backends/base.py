@@ -12,60 +12,58 @@ from typing import Protocol
 
 from ..xenstore.client import XenStore
 
-__all__ = ["Backend", "BackendListener", "Channel", "Grant", "Mapping"]
-
-
-def _close(fd: int) -> int:
-    if fd >= 0:
-        os.close(fd)
-    return -1
+__all__ = ["Backend", "BackendListener", "Channel", "Grant", "Held", "Mapping"]
 
 
 @dataclass(eq=False)
-class Grant:
+class Held:
+    """Something of a backend's that is held until it is given back, with a descriptor that may be closed before."""
+
+    peer: int
+    fd: int
+    ended: bool = field(default=False, kw_only=True)
+    xen: bool = field(default=False, kw_only=True)
+    """Of Xen's devices: a pore has to know."""
+
+    def close_fd(self) -> None:
+        """May be called twice."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def end(self) -> None:
+        """It is given back, or the backend is down. May be called twice."""
+        self.close_fd()
+        self.ended = True
+
+    def fds(self) -> list[int]:
+        """The descriptors that are open now: what a child of fork() must not keep."""
+        return [self.fd] if self.fd >= 0 else []
+
+
+@dataclass(eq=False)
+class Grant(Held):
     """Memory of ours that a peer may map. `fd` is ours until `close_fd`; the pages until `Backend.end_access`."""
 
-    peer: int
     refs: tuple[int, ...]
-    fd: int
-    ended: bool = False
-    xen: bool = False
-    """Of Xen's devices, as are the mappings and channels that go with it."""
-
-    def close_fd(self) -> None:
-        self.fd = _close(self.fd)
 
 
 @dataclass(eq=False)
-class Mapping:
-    """A peer's memory. The nth ref asked for is page `page_index[n]` of `fd`."""
+class Mapping(Held):
+    """A peer's memory. The nth ref asked for is page `page_index[n]` of `fd`; the platform knows it by `number`."""
 
-    peer: int
     number: int
     page_index: tuple[int, ...]
-    fd: int
-    ended: bool = False
-    xen: bool = False
-
-    def close_fd(self) -> None:
-        self.fd = _close(self.fd)
 
 
 @dataclass(eq=False)
-class Channel:
+class Channel(Held):
     """An end of an event channel. `fd` is ours until a pore has taken it (`taken`)."""
 
-    peer: int
     port: int
-    fd: int
-    ended: bool = False
-    xen: bool = False
 
     def taken(self) -> None:
         self.fd = -1
-
-    def close_fd(self) -> None:
-        self.fd = _close(self.fd)
 
 
 @dataclass(eq=False)

@@ -18,12 +18,12 @@ from pathlib import Path
 from .._native import HostConnection, HostMessage
 from .._native import error as native_error
 from ..errors import BackendUnavailable, PoreError
-from ..forked import give_up_in_child
 from ..host import limits, wire
 from ..host.rundir import RunDir, is_trusted, peer_of
 from ..host.spawn import ensure_host
 from ..xenstore.client import XenStore
-from .base import BackendListener, Channel, Grant, Mapping
+from .base import Channel, Grant, Mapping
+from .holder import Holder
 
 __all__ = ["ANSWER_TIME", "LocalBackend"]
 
@@ -31,24 +31,22 @@ __all__ = ["ANSWER_TIME", "LocalBackend"]
 ANSWER_TIME = 5.0
 
 
-class LocalBackend:
+class LocalBackend(Holder):
     """One domain of a host service; made by `connect`. Implements `base.Backend`."""
 
+    platform = "local"
+
     def __init__(self, connection: HostConnection, where: str) -> None:
+        super().__init__()
         self._connection = connection
         self._where = where
         self._loop = asyncio.get_running_loop()
         self._fd = connection.fileno()
         self._waiting: dict[int, asyncio.Future[HostMessage]] = {}
         self._unsent: deque[tuple[int, tuple[int, ...], asyncio.Future[HostMessage]]] = deque()
-        self._listeners: list[BackendListener] = []
         self._locks: set[str] = set()
-        self._held: dict[str, set[object]] = {"grants": set(), "mappings": set(), "channels": set()}
-        self._closed = False
-        self._why = ""
         self.domid = 0
         self._loop.add_reader(self._fd, self._readable)
-        give_up_in_child(self)
 
     @classmethod
     async def connect(cls, rundir: Path | str | None = None, domid: int = 0, *, start: bool = True) -> LocalBackend:
@@ -87,21 +85,6 @@ class LocalBackend:
             raise
         return backend
 
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
-    @property
-    def held(self) -> dict[str, int]:
-        return {name: len(things) for name, things in self._held.items()}
-
-    def listen(self, listener: BackendListener) -> None:
-        self._listeners.append(listener)
-
-    def unlisten(self, listener: BackendListener) -> None:
-        if listener in self._listeners:
-            self._listeners.remove(listener)
-
     def take_lock(self, name: str) -> bool:
         """A local domain is one control connection, so this process is the only one that can hold it."""
         if name in self._locks:
@@ -116,8 +99,7 @@ class LocalBackend:
 
     async def _ask(self, op: int, *args: int) -> HostMessage:
         """The reply, when it says success; PoreError by its errno."""
-        if self._closed:
-            raise self._down()
+        self._check()
         future: asyncio.Future[HostMessage] = self._loop.create_future()
         self._unsent.append((op, args, future))
         self._send()
@@ -199,9 +181,7 @@ class LocalBackend:
 
     async def grant(self, peer: int, pages: int) -> Grant:
         reply = await self._ask(wire.GRANT, peer, pages)
-        grant = Grant(peer, reply.args, reply.fd)
-        self._held["grants"].add(grant)
-        return grant
+        return self._hold(Grant(peer, reply.fd, reply.args))
 
     async def end_access(self, grant: Grant) -> bool:
         grant.close_fd()
@@ -216,22 +196,15 @@ class LocalBackend:
                 return False
             if error.errno != errno.ENOENT:
                 raise
-        grant.ended = True
-        self._held["grants"].discard(grant)
+        self._drop(grant)
         return True
 
     async def map(self, peer: int, refs: Sequence[int]) -> Mapping:
         reply = await self._ask(wire.MAP, peer, len(refs), *refs)
-        mapping = Mapping(peer, reply.args[0], reply.args[1:], reply.fd)
-        self._held["mappings"].add(mapping)
-        return mapping
+        return self._hold(Mapping(peer, reply.fd, reply.args[0], reply.args[1:]))
 
     async def unmap(self, mapping: Mapping) -> None:
-        mapping.close_fd()
-        if not mapping.ended:
-            mapping.ended = True
-            self._held["mappings"].discard(mapping)
-            await self._give_back(wire.UNMAP, mapping.number)
+        await self._give_back(mapping, wire.UNMAP, mapping.number)
 
     # ── channels ──
 
@@ -242,18 +215,16 @@ class LocalBackend:
         return self._channel(peer, await self._ask(wire.EVTCHN_BIND, peer, port))
 
     def _channel(self, peer: int, reply: HostMessage) -> Channel:
-        channel = Channel(peer, reply.args[0], reply.fd)
-        self._held["channels"].add(channel)
-        return channel
+        return self._hold(Channel(peer, reply.fd, reply.args[0]))
 
     async def close_channel(self, channel: Channel) -> None:
-        channel.close_fd()
-        if not channel.ended:
-            channel.ended = True
-            self._held["channels"].discard(channel)
-            await self._give_back(wire.EVTCHN_CLOSE, channel.port)
+        await self._give_back(channel, wire.EVTCHN_CLOSE, channel.port)
 
-    async def _give_back(self, op: int, number: int) -> None:
+    async def _give_back(self, thing: Mapping | Channel, op: int, number: int) -> None:
+        given_back = thing.ended
+        self._drop(thing)
+        if given_back:
+            return
         with contextlib.suppress(BackendUnavailable):
             try:
                 await self._ask(op, number)
@@ -286,19 +257,13 @@ class LocalBackend:
         self._end("closed")
 
     def forked(self) -> None:
-        """We are a child: the domain is the parent's."""
-        self._closed = True
-        self._why = "forked"
+        super().forked()
         self._connection.close()
 
     def _down(self) -> BackendUnavailable:
-        return BackendUnavailable([("local", f"host_down: {self._why} ({self._where})")])
+        return BackendUnavailable([(self.platform, f"host_down: {self._why} ({self._where})")])
 
-    def _end(self, why: str) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self._why = why
+    def _let_go(self) -> None:
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._fd)
         self._connection.close()
@@ -308,14 +273,6 @@ class LocalBackend:
         for future in waiting:
             if not future.done():
                 future.set_exception(self._down())
-        for things in self._held.values():
-            for thing in things:
-                assert isinstance(thing, Grant | Mapping | Channel)
-                thing.ended = True
-                thing.close_fd()
-            things.clear()
-        for listener in list(self._listeners):
-            listener.host_down(why)
 
 
 def _close(fd: int) -> None:

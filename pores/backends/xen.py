@@ -16,11 +16,12 @@ from typing import Final
 
 from .. import _native
 from ..errors import BackendUnavailable, PoreError, XenstoreError
-from ..forked import give_up_in_child, replace
+from ..forked import replace
 from ..xenstore.client import XenStore
 from ..xenstore.transport import DEVICES as STORE_DEVICES
 from ..xenstore.transport import default_path
-from .base import BackendListener, Channel, Grant, Mapping
+from .base import Channel, Grant, Mapping
+from .holder import Holder
 
 __all__ = ["DEVICES", "XenBackend", "missing", "store_path"]
 
@@ -58,45 +59,38 @@ def store_path() -> str:
 class XenGrant(Grant):
     """`fd` is for the pore; `kept` holds the pages until the peer has unmapped them."""
 
-    kept: int = -1
+    kept: int
     peer_dead: bool = False
 
     def end(self) -> None:
-        self.close_fd()
-        if self.kept >= 0:
-            os.close(self.kept)
-            self.kept = -1
-        self.ended = True
+        super().end()
+        kept, self.kept = self.kept, -1
+        if kept >= 0:
+            os.close(kept)
+
+    def fds(self) -> list[int]:
+        return [*super().fds(), *([self.kept] if self.kept >= 0 else [])]
 
 
-class XenBackend:
+class XenBackend(Holder):
     """One domain of a Xen host, the one that this process runs in; made by `connect`. Implements `base.Backend`."""
 
+    platform = "xen"
+
     def __init__(self, store: XenStore, domid: int) -> None:
+        super().__init__()
         self.domid = domid
         self._store = store
         self._loop = asyncio.get_running_loop()
-        self._listeners: list[BackendListener] = []
         self._locks: dict[str, int] = {}
-        self._grants: set[XenGrant] = set()
-        self._mappings: set[Mapping] = set()
-        self._channels: set[Channel] = set()
         self._mapped = 0
         self._looking: asyncio.Task[None] | None = None
         self._look_again = False
-        self._closed = False
-        self._why = ""
-        give_up_in_child(self)
 
     def forked(self) -> None:
-        """In a child: the parent is the domain's one strawman, and what its pores need is its own."""
-        fds = [*self._locks.values()]
-        fds += [fd for grant in self._grants for fd in (grant.fd, grant.kept) if fd >= 0]
-        fds += [mapping.fd for mapping in self._mappings if mapping.fd >= 0]
-        fds += [channel.fd for channel in self._channels if channel.fd >= 0]
-        replace(*fds)
-        self._closed = True
-        self._why = "forked"
+        """The parent is the domain's one strawman."""
+        super().forked()
+        replace(*self._locks.values())
 
     @classmethod
     async def connect(cls, domid: int = 0) -> XenBackend:
@@ -124,21 +118,6 @@ class XenBackend:
             raise
         return backend
 
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
-    @property
-    def held(self) -> dict[str, int]:
-        return {"grants": len(self._grants), "mappings": len(self._mappings), "channels": len(self._channels)}
-
-    def listen(self, listener: BackendListener) -> None:
-        self._listeners.append(listener)
-
-    def unlisten(self, listener: BackendListener) -> None:
-        if listener in self._listeners:
-            self._listeners.remove(listener)
-
     async def answers(self) -> bool:
         """While we run Xen does."""
         return not self._closed
@@ -165,9 +144,7 @@ class XenBackend:
         """ENOSPC: more pages than the kernel lets its programs grant (the module's parameter `limit`)."""
         self._check()
         kept, refs = _native.xen_grant(self.domid, peer, pages)
-        grant = XenGrant(peer, refs, os.dup(kept), xen=True, kept=kept)
-        self._grants.add(grant)
-        return grant
+        return self._hold(XenGrant(peer, os.dup(kept), refs, kept, xen=True))
 
     async def end_access(self, grant: Grant) -> bool:
         """A peer that does not say whether it has it mapped: the kernel knows, and keeps the pages until it has not."""
@@ -177,22 +154,17 @@ class XenBackend:
             return True
         if not grant.peer_dead and _native.xen_still_mapped(grant.kept, len(grant.refs)):
             return False
-        grant.end()
-        self._grants.discard(grant)
+        self._drop(grant)
         return True
 
     async def map(self, peer: int, refs: Sequence[int]) -> Mapping:
         self._check()
         fd = _native.xen_map(peer, refs)
         self._mapped += 1
-        mapping = Mapping(peer, self._mapped, tuple(range(len(refs))), fd, xen=True)
-        self._mappings.add(mapping)
-        return mapping
+        return self._hold(Mapping(peer, fd, self._mapped, tuple(range(len(refs))), xen=True))
 
     async def unmap(self, mapping: Mapping) -> None:
-        mapping.close_fd()
-        mapping.ended = True
-        self._mappings.discard(mapping)
+        self._drop(mapping)
 
     # ── channels ──
 
@@ -205,14 +177,10 @@ class XenBackend:
         return self._channel(peer, *_native.xen_bind_channel(peer, port))
 
     def _channel(self, peer: int, fd: int, port: int) -> Channel:
-        channel = Channel(peer, port, fd, xen=True)
-        self._channels.add(channel)
-        return channel
+        return self._hold(Channel(peer, fd, port, xen=True))
 
     async def close_channel(self, channel: Channel) -> None:
-        channel.close_fd()
-        channel.ended = True
-        self._channels.discard(channel)
+        self._drop(channel)
 
     # ── the rest ──
 
@@ -240,31 +208,10 @@ class XenBackend:
             self._looking = None
         await self._store.close()
 
-    def _check(self) -> None:
-        if self._closed:
-            raise BackendUnavailable([("xen", self._why)])
-
-    def _end(self, why: str) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self._why = why
+    def _let_go(self) -> None:
         for fd in self._locks.values():
             os.close(fd)
         self._locks.clear()
-        for grant in self._grants:
-            grant.end()
-        for mapping in self._mappings:
-            mapping.close_fd()
-            mapping.ended = True
-        for channel in self._channels:
-            channel.close_fd()
-            channel.ended = True
-        self._grants.clear()
-        self._mappings.clear()
-        self._channels.clear()
-        for listener in list(self._listeners):
-            listener.host_down(why)
 
     # ── domains that die ──
 
@@ -277,8 +224,7 @@ class XenBackend:
     async def _look(self) -> None:
         while self._look_again and not self._closed:
             self._look_again = False
-            held: list[Grant | Mapping | Channel] = [*self._grants, *self._mappings, *self._channels]
-            for peer in sorted({thing.peer for thing in held}):
+            for peer in sorted({thing.peer for thing in self._holding}):
                 if not await self._lives(peer):
                     self._gone(peer)
 
@@ -295,8 +241,8 @@ class XenBackend:
         return True
 
     def _gone(self, peer: int) -> None:
-        for grant in self._grants:
-            if grant.peer == peer:
-                grant.peer_dead = True
+        for thing in self._holding:
+            if isinstance(thing, XenGrant) and thing.peer == peer:
+                thing.peer_dead = True
         for listener in list(self._listeners):
             listener.domain_gone(peer)

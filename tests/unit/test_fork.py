@@ -165,9 +165,12 @@ def test_domains_and_a_host_are_the_parents(tmp_path: Path) -> None:
         host = Host(tmp_path / "h")
         await host.start()
         one, other = [await LocalBackend.connect(tmp_path / "h", start=False) for _ in range(2)]
+        channel = await one.alloc_channel(other.domid)
+        held = os.readlink(f"/proc/self/fd/{channel.fd}")
 
         def work() -> None:
             assert one.closed
+            assert held not in descriptors()
             with pytest.raises(BackendUnavailable, match="forked"):
                 one.domains().send(None)
 
