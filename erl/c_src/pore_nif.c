@@ -3,10 +3,13 @@
 #include "pore_nif.h"
 
 #include <fcntl.h>
+#include <string.h>
 #include <unistd.h>
 
+#include "../../csrc/pore/core.h"
+
 struct pore_table *pores;
-struct held held;
+struct held *held;
 ERL_NIF_TERM atom_ok, atom_error, atom_true, atom_false, atom_irq, atom_none;
 
 /* ---- words ---- */
@@ -77,7 +80,7 @@ int polled_init(struct polled *p, int fd) {
     if (!p->lock) return -ENOMEM;
     p->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (p->fd < 0) return -errno;
-    atomic_fetch_add(&held.polled, 1);
+    atomic_fetch_add(&held->polled, 1);
     return 0;
 }
 
@@ -102,7 +105,7 @@ bool polled_arm(ErlNifEnv *env, void *object, struct polled *p, ERL_NIF_TERM mes
 void polled_stop(int fd) {
     if (fd < 0) return;
     close(fd);
-    atomic_fetch_sub(&held.polled, 1);
+    atomic_fetch_sub(&held->polled, 1);
 }
 
 bool polled_over(ErlNifEnv *env, void *object, struct polled *p) {
@@ -132,26 +135,65 @@ static ERL_NIF_TERM count(ErlNifEnv *env, const char *name, long n) {
 /* held() -> [{Kind, Count}] */
 static NIF(nif_held) {
     (void)argc, (void)argv;
-    return enif_make_list6(env, count(env, "memories", atomic_load(&held.memories)),
-                           count(env, "channels", atomic_load(&held.channels)),
+    return enif_make_list6(env, count(env, "memories", atomic_load(&held->memories)),
+                           count(env, "channels", atomic_load(&held->channels)),
                            count(env, "pores", (long)pore_table_count(pores)),
-                           count(env, "hosts", atomic_load(&held.hosts)),
-                           count(env, "streams", atomic_load(&held.streams)),
-                           count(env, "polled", atomic_load(&held.polled)));
+                           count(env, "hosts", atomic_load(&held->hosts)),
+                           count(env, "streams", atomic_load(&held->streams)),
+                           count(env, "polled", atomic_load(&held->polled)));
 }
 
-static int load(ErlNifEnv *env, void **priv, ERL_NIF_TERM info) {
-    (void)priv, (void)info;
+/* What goes from one library to the next, when the module is loaded anew: open pores among it. */
+struct kept {
+    size_t sizes[6];
+    struct pore_table *pores;
+    struct held held;
+};
+
+static const size_t sizes[6] = {
+    LAYOUT, sizeof(struct pore), sizeof(struct nif_pore), sizeof(struct memory), sizeof(struct channel_end), sizeof(struct kept),
+};
+
+static struct kept *kept; /* never freed: pores may outlive the module's code */
+
+static struct kept *new_kept(void) {
+    struct kept *fresh = enif_alloc(sizeof *fresh);
+    if (!fresh) return NULL;
+    *fresh = (struct kept){.pores = pore_table_new(PORES_MAX)};
+    memcpy(fresh->sizes, sizes, sizeof sizes);
+    if (fresh->pores) return fresh;
+    enif_free(fresh);
+    return NULL;
+}
+
+static int start(ErlNifEnv *env) {
+    pores = kept->pores;
+    held = &kept->held;
     atom_ok = atom(env, "ok");
     atom_error = atom(env, "error");
     atom_true = atom(env, "true");
     atom_false = atom(env, "false");
     atom_irq = atom(env, "irq");
     atom_none = atom(env, "none");
-    /* Made once and kept: pores may outlive the module's code. The library stays while there are resources of its types. */
-    if (!pores) pores = pore_table_new(PORES_MAX);
-    if (!pores) return ENOMEM;
     return pore_types(env) || host_types(env) || stream_types(env) ? EINVAL : 0;
+}
+
+static int load(ErlNifEnv *env, void **priv, ERL_NIF_TERM info) {
+    (void)info;
+    if (!kept) kept = new_kept();
+    if (!kept) return ENOMEM;
+    *priv = kept;
+    return start(env);
+}
+
+/* A new library, or this one once more, takes over everything that there is. The old one stays mapped (-z nodelete): open
+ * pores have its functions (struct pore_backend). */
+static int upgrade(ErlNifEnv *env, void **priv, void **old_priv, ERL_NIF_TERM info) {
+    struct kept *old = *old_priv;
+    (void)info;
+    if (!old || memcmp(old->sizes, sizes, sizeof sizes) != 0) return EPROTO;
+    *priv = kept = old;
+    return start(env);
 }
 
 static ErlNifFunc functions[] = {
@@ -192,4 +234,4 @@ static ErlNifFunc functions[] = {
     {"held", 0, nif_held, 0},
 };
 
-ERL_NIF_INIT(pore_nif, functions, load, NULL, NULL, NULL)
+ERL_NIF_INIT(pore_nif, functions, load, NULL, upgrade, NULL)

@@ -19,8 +19,13 @@ enum {
     PORES_MAX = 4096,       /* in one emulator; a slot takes about 800 bytes */
     XS_RING = 1024,         /* a stream to the store looks like XenStore's ring: so many bytes each way */
     FRAMES_MAX = 1024,      /* frames or pieces in one call */
-    BYTES_PER_PERCENT = 32768 /* copied in a hundredth of a timeslice (1 ms), by a slow machine */
+    BYTES_PER_PERCENT = 32768, /* copied in a hundredth of a timeslice (1 ms), by a slow machine */
+    /* Resources live on when the library is loaded anew: more by one whenever a structure of theirs means something else. */
+    LAYOUT = 1
 };
+
+/* Of all resource types: those that the library before has made are ours. */
+#define RT_FLAGS ((ErlNifResourceFlags)(ERL_NIF_RT_CREATE | ERL_NIF_RT_TAKEOVER))
 
 extern struct pore_table *pores;
 extern ErlNifResourceType *memory_type, *channel_type, *pore_type, *host_type, *stream_type;
@@ -29,7 +34,7 @@ extern ErlNifResourceType *memory_type, *channel_type, *pore_type, *host_type, *
 struct held {
     atomic_long memories, channels, pores, hosts, streams, polled;
 };
-extern struct held held;
+extern struct held *held;
 
 /* ---- what is polled ---- */
 

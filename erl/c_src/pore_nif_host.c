@@ -31,7 +31,7 @@ static void host_free(ErlNifEnv *env, void *object) {
     else host_close(host->host);
     if (host->lock) enif_mutex_destroy(host->lock);
     polled_free(&host->polled);
-    atomic_fetch_sub(&held.hosts, 1);
+    atomic_fetch_sub(&held->hosts, 1);
 }
 
 static void host_owner_down(ErlNifEnv *env, void *object, ErlNifPid *pid, ErlNifMonitor *monitor) {
@@ -90,7 +90,7 @@ NIF(nif_host_connect) {
     host = enif_alloc_resource(host_type, sizeof *host);
     if (!host) return error_errno(env, ENOMEM);
     *host = (struct nif_host){.polled = {.fd = -1}};
-    atomic_fetch_add(&held.hosts, 1);
+    atomic_fetch_add(&held->hosts, 1);
     term = enif_make_resource(env, host);
     host->lock = enif_mutex_create((char *)"pore_nif_host");
     error = host->lock ? host_connect(path, &host->host) : -ENOMEM;
@@ -165,6 +165,6 @@ NIF(nif_host_close) {
 
 int host_types(ErlNifEnv *env) {
     ErlNifResourceTypeInit init = {host_free, host_stop, host_owner_down, 0, NULL};
-    host_type = enif_open_resource_type_x(env, "host", &init, ERL_NIF_RT_CREATE, NULL);
+    host_type = enif_open_resource_type_x(env, "host", &init, RT_FLAGS, NULL);
     return !host_type;
 }

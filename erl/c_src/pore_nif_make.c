@@ -20,7 +20,7 @@ ERL_NIF_TERM memory_make(ErlNifEnv *env, int platform, int fd, uint32_t pages, c
     memory->platform = platform;
     memory->pages = pages;
     memory->page_index = NULL;
-    atomic_fetch_add(&held.memories, 1);
+    atomic_fetch_add(&held->memories, 1);
     if (page_index) {
         memory->page_index = enif_alloc(pages * sizeof *page_index);
         if (memory->page_index) {
@@ -39,7 +39,7 @@ static void memory_free(ErlNifEnv *env, void *object) {
     (void)env;
     close_fd(atomic_exchange(&memory->fd, -1));
     enif_free(memory->page_index);
-    atomic_fetch_sub(&held.memories, 1);
+    atomic_fetch_sub(&held->memories, 1);
 }
 
 ERL_NIF_TERM channel_make(ErlNifEnv *env, int fd, uint32_t port) {
@@ -51,7 +51,7 @@ ERL_NIF_TERM channel_make(ErlNifEnv *env, int fd, uint32_t port) {
     }
     atomic_init(&channel->fd, fd);
     channel->port = port;
-    atomic_fetch_add(&held.channels, 1);
+    atomic_fetch_add(&held->channels, 1);
     term = enif_make_resource(env, channel);
     enif_release_resource(channel);
     return term;
@@ -61,7 +61,7 @@ static void channel_free(ErlNifEnv *env, void *object) {
     struct channel_end *channel = object;
     (void)env;
     close_fd(atomic_exchange(&channel->fd, -1));
-    atomic_fetch_sub(&held.channels, 1);
+    atomic_fetch_sub(&held->channels, 1);
 }
 
 /* close_fd(Memory | Channel) -> ok. Twice is fine. What is mapped stays mapped. */
@@ -281,9 +281,9 @@ NIF(nif_fail_user) {
 int pore_types(ErlNifEnv *env) {
     ErlNifResourceTypeInit plain = {memory_free, NULL, NULL, 0, NULL};
     ErlNifResourceTypeInit full = {pore_free, pore_stop, pore_owner_down, 0, NULL};
-    memory_type = enif_open_resource_type_x(env, "memory", &plain, ERL_NIF_RT_CREATE, NULL);
+    memory_type = enif_open_resource_type_x(env, "memory", &plain, RT_FLAGS, NULL);
     plain.dtor = channel_free;
-    channel_type = enif_open_resource_type_x(env, "channel", &plain, ERL_NIF_RT_CREATE, NULL);
-    pore_type = enif_open_resource_type_x(env, "pore", &full, ERL_NIF_RT_CREATE, NULL);
+    channel_type = enif_open_resource_type_x(env, "channel", &plain, RT_FLAGS, NULL);
+    pore_type = enif_open_resource_type_x(env, "pore", &full, RT_FLAGS, NULL);
     return !memory_type || !channel_type || !pore_type;
 }

@@ -60,7 +60,7 @@ static void stream_free(ErlNifEnv *env, void *object) {
     else close_fd(s->fd);
     if (s->lock) enif_mutex_destroy(s->lock);
     polled_free(&s->polled);
-    atomic_fetch_sub(&held.streams, 1);
+    atomic_fetch_sub(&held->streams, 1);
 }
 
 static void stream_owner_down(ErlNifEnv *env, void *object, ErlNifPid *pid, ErlNifMonitor *monitor) {
@@ -160,7 +160,7 @@ NIF(nif_xs_open) {
     if (!(s = enif_alloc_resource(stream_type, sizeof *s))) return error_errno(env, ENOMEM);
     memset(s, 0, sizeof *s);
     s->polled.fd = -1;
-    atomic_fetch_add(&held.streams, 1);
+    atomic_fetch_add(&held->streams, 1);
     term = enif_make_resource(env, s);
     s->fd = atomic_exchange(&((struct channel_end *)object)->fd, -1);
     s->lock = enif_mutex_create((char *)"pore_nif_stream");
@@ -242,6 +242,6 @@ NIF(nif_xs_write) {
 
 int stream_types(ErlNifEnv *env) {
     ErlNifResourceTypeInit init = {stream_free, stream_stop, stream_owner_down, 0, NULL};
-    stream_type = enif_open_resource_type_x(env, "stream", &init, ERL_NIF_RT_CREATE, NULL);
+    stream_type = enif_open_resource_type_x(env, "stream", &init, RT_FLAGS, NULL);
     return !stream_type;
 }
