@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+# What several files use; there is no __init__.py below tests/. Last, for they must not hide anything.
+sys.path += [str(Path(__file__).parent / folder) for folder in ("", "unit", "interop")]
 
 # Tests never race the clock: a slow machine is no failure. A failing example can be repeated by what is printed.
 settings.register_profile("strawbridge", deadline=None, print_blob=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,9 +17,6 @@ from beamkit.beam import Beam
 from beamkit.commandline import CommandLine
 from beamkit.runtimes import RELEASES
 from beamkit.strawpeer import build_app
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # lingkit; there is no __init__.py below tests/
-
 from lingkit.stage import Stage, soon
 from lingkit.terms import Atom as A
 from test_ling_straws import (  # noqa: F401 (they are collected here once more, with this file's `on`)

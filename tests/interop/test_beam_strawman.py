@@ -6,15 +6,11 @@ import asyncio
 import contextlib
 import random
 import re
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # membranekit; there is no __init__.py below tests/
-
 from beamkit.beam import Beam, BeamError, Erl, unique
 from membranekit.processes import HostProcess
 

@@ -8,7 +8,6 @@ import contextlib
 import json
 import random
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # membranekit; there is no __init__.py below tests/
-
 from beamkit.strawpeer import BeamPeer, PythonPeer
 from membranekit.processes import HostProcess
 

@@ -7,20 +7,16 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lingkit.driver
 import pytest
 from beamkit.beam import Beam, Erl
 from beamkit.commandline import CommandLine
 from beamkit.runtimes import RELEASES, compile_modules
 from beamkit.strawpeer import build_app
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # lingkit; there is no __init__.py below tests/
-
-import lingkit.driver
 from lingkit.driver import LingProcess
 from lingkit.stage import Stage, soon, stage
 from lingkit.terms import Atom as A

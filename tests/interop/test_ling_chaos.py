@@ -9,7 +9,6 @@ import asyncio
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -18,9 +17,6 @@ from typing import Any
 
 import pytest
 from beamkit.commandline import CommandLine
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # lingkit; there is no __init__.py below tests/
-
 from lingkit import ext
 from lingkit.driver import LingProcess
 from lingkit.stage import RawDomain, Stage, soon, stage

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lingkit.driver
 import pytest
 from beamkit.beam import Beam, Erl
 from beamkit.commandline import CommandLine
 from beamkit.runtimes import compile_modules
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # lingkit; there is no __init__.py below tests/
-
-import lingkit.driver
 from lingkit.driver import LingProcess
 from lingkit.stage import PythonNode, Stage, soon, stage
 from lingkit.terms import Atom as A

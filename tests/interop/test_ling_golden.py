@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,9 +13,6 @@ import pytest
 from beamkit.beam import Beam
 from beamkit.runtimes import RELEASES
 from beamkit.strawpeer import ROOT, build_app
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # lingkit, golden; there is no __init__.py below tests/
-
 from golden import ling_record
 from golden.ling_record import LING, NODE, Conversation
 from lingkit import ext

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,6 @@ from typing import Any
 import pytest
 from beamkit.beam import Beam
 from beamkit.commandline import CommandLine
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # lingkit; there is no __init__.py below tests/
-
 from lingkit.driver import LingDied, LingProcess
 from lingkit.stage import RawDomain, Stage, soon, stage
 from lingkit.terms import Atom as A

@@ -9,16 +9,12 @@ import asyncio
 import os
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # membranekit; there is no __init__.py below tests/
-
 from beamkit.beam import Beam, BeamError, unique
 from beamkit.runtimes import RELEASES, need
 from beamkit.strawpeer import ROOT

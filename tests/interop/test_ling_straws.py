@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from beamkit.commandline import CommandLine
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # lingkit; there is no __init__.py below tests/
-
 from lingkit.driver import LingProcess
 from lingkit.stage import PythonNode, Stage, soon, stage
 from lingkit.terms import Atom as A

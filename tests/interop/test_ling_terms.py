@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import random
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # lingkit; there is no __init__.py below tests/
-
 from lingkit import ext
 from lingkit.terms import Atom as A
 from lingkit.terms import LongPid, Pid, Port, Ref, from_json, to_json

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # membranekit; there is no __init__.py below tests/
-
 from membranekit.processes import HostProcess, Peer
 
 #: What "within a second" is in a test: a machine that is busy with other tests is no failure.

@@ -5,13 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # membranekit; there is no __init__.py below tests/
-
 from membranekit.local import run, settled
 
 from pores.backends.base import Backend, BackendListener

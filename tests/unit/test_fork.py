@@ -8,7 +8,6 @@ import fcntl
 import gc
 import os
 import socket
-import sys
 import threading
 import time
 import traceback
@@ -17,9 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # membranekit; there is no __init__.py below tests/
-
 from membranekit.local import nodes, run, settled
 
 from pores.backends.local import LocalBackend
