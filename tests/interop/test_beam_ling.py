@@ -17,7 +17,7 @@ from beamkit.beam import Beam
 from beamkit.commandline import CommandLine
 from beamkit.runtimes import RELEASES
 from beamkit.strawpeer import build_app
-from lingkit.stage import Stage, soon
+from lingkit.stage import Stage
 from lingkit.terms import Atom as A
 from test_ling_straws import (  # noqa: F401 (they are collected here once more, with this file's `on`)
     connect,
@@ -32,6 +32,7 @@ from test_ling_straws import (  # noqa: F401 (they are collected here once more,
     test_the_first_message_opens,
     test_thousands_of_small_messages,
 )
+from waiting import soon
 
 from node import Atom, etf
 

@@ -6,16 +6,17 @@ import asyncio
 import contextlib
 import random
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from beamkit.beam import Beam, BeamError, Erl, unique
+from membranekit.local import raw_domain
 from membranekit.processes import HostProcess
+from waiting import LONG, run, until
 
 from node import Atom, GenServer, Node, Process, StrawError, etf
-from pores.aio import Membrane
 from pores.backends.local import LocalBackend
 from pores.errors import XenstoreError
 from pores.keys import Terms
@@ -88,7 +89,7 @@ def python(rundir: str, host: HostProcess) -> Callable[[Test], None]:
         async def main() -> None:
             node = Node(unique("far"), "none of theirs", listen=None, pores=rundir, domid=5)
             python = Python(node)
-            async with asyncio.timeout(50), node:
+            async with asyncio.timeout(LONG), node:
                 await test(python)
 
         asyncio.run(main())
@@ -96,31 +97,21 @@ def python(rundir: str, host: HostProcess) -> Callable[[Test], None]:
     return run
 
 
-@contextlib.asynccontextmanager
-async def raw_domain(rundir: str, domid: int, wishes: Terms | None = None) -> AsyncIterator[Membrane]:
-    """A domain with no node: what comes and goes are bytes."""
-    backend = await LocalBackend.connect(rundir, domid)
-    store = await backend.store()
-    try:
-        async with Membrane(backend, store, wishes=wishes) as membrane:
-            yield membrane
-    finally:
-        await store.close()
-        await backend.close()
-
-
 async def next_of(beam: Beam, name: str = "inbox") -> Any:
     return await beam.ask_term(f"strawman_probe:next({name})")
 
 
-async def until(beam: Beam, text: str, value: str) -> None:
+async def becomes(beam: Beam, text: str, value: str) -> None:
     """Waits until the text has this value."""
-    while await beam.ask(text) != value:
-        await asyncio.sleep(0.02)
+
+    async def is_so() -> bool:
+        return await beam.ask(text) == value
+
+    await until(is_so)
 
 
 async def counted(beam: Beam, name: str, least: int) -> None:
-    await until(beam, f"maps:get({name}, strawman:counts()) >= {least}", "true")
+    await becomes(beam, f"maps:get({name}, strawman:counts()) >= {least}", "true")
 
 
 def envelope(to: Any, message: Any, **options: Any) -> bytes:
@@ -192,7 +183,7 @@ def test_both_formats_both_ways(domain: Callable[..., Beam], python: Callable[[T
         assert await beam.ask(f"strawman:send({{5, inbox}}, binary:copy(<<$y>>, {BIG}))") == "ok"
         assert await far.next() == (JSON, b"y" * BIG)
         assert await node.strawman.close(6)
-        await until(beam, "strawman:domains()", "[]")
+        await becomes(beam, "strawman:domains()", "[]")
         await node.strawman.open(6, format="json")
         await far.send([1])
         assert await next_of(beam) == (JSON, [1])
@@ -230,7 +221,7 @@ def test_calls_both_ways(domain: Callable[..., Beam], python: Callable[[Test], N
         assert await far.node.call(name, Atom("later")) is Atom("now")
         # What the tables still know: processes that live.
         counts = "{ok, S} = strawman:split(5), #{pids := P, refs := R} = gen_server:call(S, counts), {P, R}"
-        await until(beam, counts, "{1,0}")
+        await becomes(beam, counts, "{1,0}")
         assert (await beam.ask("catch gen_server:call(element(2, strawman:proxy(5, nobody)), hello, 300)")).startswith(
             "{'EXIT',{timeout,"
         )
@@ -316,7 +307,7 @@ def test_both_at_once(domain: Callable[..., Beam], python: Callable[[Test], None
                 await far.node.strawman.close(6)
             else:
                 assert await beam.ask("strawman:close(5)") == "ok"
-            await until(beam, "strawman:domains()", "[]")
+            await becomes(beam, "strawman:domains()", "[]")
             while far.node.strawman.domains:
                 await asyncio.sleep(0.005)
 
@@ -386,12 +377,7 @@ def test_nobody_is_reached_until_exported(
             assert int(await beam.ask("erlang:system_info(atom_count)")) - before < 500
             assert straw.closed == ""
 
-    asyncio.run(limited(test))
-
-
-async def limited(test: Callable[[], Any]) -> None:
-    async with asyncio.timeout(50):
-        await test()
+    run(test)
 
 
 @OTPS
@@ -421,7 +407,7 @@ def test_a_slow_peer(domain: Callable[..., Beam], host: HostProcess, rundir: str
             assert await beam.ask("strawman:send({9, buddy}, after_all)") == "ok"
             assert etf.decode(await straw.receive()) == (ENVELOPE, Atom("buddy"), Atom("after_all"))
 
-    asyncio.run(limited(test))
+    run(test)
 
 
 @OTPS
@@ -451,9 +437,9 @@ def test_a_slow_receiver(domain: Callable[..., Beam], host: HostProcess, rundir:
             while sent < count:
                 await straw.send(envelope("slow", (sent, bytes(300))))
                 sent += 1
-            await until(beam, "slow ! {tell, self()}, receive {count, N} -> N end", str(count))
+            await becomes(beam, "slow ! {tell, self()}, receive {count, N} -> N end", str(count))
 
-    asyncio.run(limited(test))
+    run(test)
 
 
 @OTPS
@@ -544,7 +530,7 @@ def test_a_peer_that_speaks_lings_dialect(
             straw.send_nowait(b"\x83h\x03d\x00\x08envelope" + pid + b"h\x02d\x00\x06answer" + pid)
             assert await asking == "true"
 
-    asyncio.run(limited(test))
+    run(test)
 
 
 def test_what_stops_it_from_being_a_domain(
@@ -592,7 +578,7 @@ def test_strangers_in_the_store(domain: Callable[..., Beam], host: HostProcess, 
             ):
                 await mine.mkdir(f"{ours}/{name}")
                 await mine.write(f"{ours}/{name}/warts", value)
-                await until(beam, "lists:sum([0 | maps:values(membrane:counts())]) > N".replace("N", str(n)), "true")
+                await becomes(beam, "lists:sum([0 | maps:values(membrane:counts())]) > N".replace("N", str(n)), "true")
             assert await beam.ask("{membrane:pores(), straw_backend:held()}") == (
                 "{#{},#{channels => 0,grants => 0,mappings => 0}}"
             )
@@ -609,7 +595,7 @@ def test_strangers_in_the_store(domain: Callable[..., Beam], host: HostProcess, 
         assert await beam.ask("application:stop(straw)") == "ok"
         await store.close()
 
-    asyncio.run(limited(test))
+    run(test)
 
 
 def test_the_sessions_in_the_readme(domain: Callable[..., Beam], host: HostProcess) -> None:
@@ -663,11 +649,11 @@ def test_a_crowd_of_forged_knocks(domain: Callable[..., Beam], host: HostProcess
                 made += 1
         assert made > 100
         await counted_by_membrane(beam, "unreadable", 100)
-        await until(beam, "membrane:pores()", "#{}")  # one may be looked at just now
+        await becomes(beam, "membrane:pores()", "#{}")  # one may be looked at just now
         # Killed and started again, as the same domain of the same host.
         await beam.ask("exit(whereis(membrane), kill)")
-        await until(beam, "catch strawman:domid()", "0")
-        await until(beam, "catch strawman:domid()", "6")
+        await becomes(beam, "catch strawman:domid()", "0")
+        await becomes(beam, "catch strawman:domid()", "6")
         assert await store.list("/local/domain/6/data/straw") == []
         await store.close()
         await backend.close()
@@ -676,8 +662,8 @@ def test_a_crowd_of_forged_knocks(domain: Callable[..., Beam], host: HostProcess
             await straw.send(envelope("inbox", Atom("yes")))
             assert await beam.ask("strawman_probe:next()") == "yes"
 
-    asyncio.run(limited(test))
+    run(test)
 
 
 async def counted_by_membrane(beam: Beam, name: str, least: int) -> None:
-    await until(beam, f"maps:get({name}, membrane:counts(), 0) >= {least}", "true")
+    await becomes(beam, f"maps:get({name}, membrane:counts(), 0) >= {least}", "true")

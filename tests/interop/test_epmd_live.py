@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from beamkit.beam import PATIENCE, Beam, unique
+import waiting
+from beamkit.beam import Beam, unique
 from beamkit.runtimes import Runtime, clean_env, need
+from waiting import run
 
 from node.net import epmd_client
 from node.net.epmd import HIDDEN, VISIBLE, EpmdClient, EpmdServer, EpmdUnreachable, NameTaken, ensure_epmd, probe
@@ -21,20 +23,15 @@ from node.net.epmd import HIDDEN, VISIBLE, EpmdClient, EpmdServer, EpmdUnreachab
 StartBeam = Callable[..., Beam]
 
 
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(PATIENCE):
-            await test()
-
-    asyncio.run(bounded())
-
-
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    while True:
+    """An epmd that is not there yet, or not any more, is no failure."""
+
+    async def is_so() -> bool:
         with contextlib.suppress(EpmdUnreachable):
-            if await condition():
-                return
-        await asyncio.sleep(0.05)
+            return await condition()
+        return False
+
+    await waiting.until(is_so)
 
 
 @pytest.fixture

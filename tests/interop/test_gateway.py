@@ -20,14 +20,14 @@ from typing import Any
 import pytest
 from beamkit.beam import Beam, BeamError, unique
 from beamkit.commandline import ROOT, CommandLine
+from membranekit.local import raw_domain
+from waiting import LONG, until
 
 from node import Atom, CallTimeout, GenServer, Node, NodeDown, NoReply, Pid, Process, Reference, etf
 from node.strawman import manager
 from node.strawman.pores import PoreCarrier, connect
 from node.strawman.tables import Counted
 from node.terms import LingPid
-from pores.aio import Membrane
-from pores.backends.local import LocalBackend
 from pores.keys import Terms
 from pores.straw import Straw
 
@@ -91,12 +91,6 @@ class Pair:
         return await self.gate.strawman.proxy(5, "server")
 
 
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 @contextlib.asynccontextmanager
 async def pair(cookie: str, rundir: str, dialect: str, epmd_port: int) -> AsyncIterator[Pair]:
     far = Node(unique("far"), "none of theirs", listen=None, pores=rundir, domid=5)
@@ -104,7 +98,7 @@ async def pair(cookie: str, rundir: str, dialect: str, epmd_port: int) -> AsyncI
     if dialect == "ling":
         far.strawman._make = like_a_ling
     far.register("server", Server, straw=True)
-    async with asyncio.timeout(50), far, gate:
+    async with asyncio.timeout(LONG), far, gate:
         yield Pair(gate, far)
 
 
@@ -362,7 +356,7 @@ def test_a_domain_that_is_killed_while_it_is_called(cli: CommandLine, cookie: st
     async def main() -> None:
         gate = Node(unique("gate"), cookie, pores=rundir, domid=6, epmd_port=int(cli.env["ERL_EPMD_PORT"]))
         with cli.started("run", app, "--name", unique("dom"), "--host", rundir, "--domid", "5") as process:
-            async with asyncio.timeout(50), gate:
+            async with asyncio.timeout(LONG), gate:
                 pid = await gate.call(await gate.strawman.proxy(5, "server"), Atom("self"))
                 await beam.ask(f"register(holder, gateway_server:hold({term(pid)}))")
                 async with gate.process() as me:
@@ -380,19 +374,6 @@ def test_a_domain_that_is_killed_while_it_is_called(cli: CommandLine, cookie: st
 # ---- a peer that writes what it likes --------------------------------------------------------------------------
 
 
-@contextlib.asynccontextmanager
-async def raw_domain(rundir: str, domid: int) -> AsyncIterator[Membrane]:
-    """A domain with no node: what comes and goes are bytes."""
-    backend = await LocalBackend.connect(rundir, domid)
-    store = await backend.store()
-    try:
-        async with Membrane(backend, store, wishes=Terms()) as membrane:
-            yield membrane
-    finally:
-        await store.close()
-        await backend.close()
-
-
 def ling(term: Any) -> bytes:
     return etf.encode(term, dialect="ling", ling_maps=True)
 
@@ -402,7 +383,7 @@ def test_what_a_ling_reads(cookie: str, rundir: str, epmd_env: int, beam: Beam) 
 
     async def main() -> None:
         gate = Node(unique("gate"), cookie, pores=rundir, domid=6, epmd_port=epmd_env)
-        async with asyncio.timeout(50), gate, raw_domain(rundir, 9) as peer:
+        async with asyncio.timeout(LONG), gate, raw_domain(rundir, 9, Terms()) as peer:
             straw: Straw = await peer.open(6)
             name = term(await gate.strawman.proxy(9, "buddy"))
             asking = beam.submit(f"gen_server:call({name}, {{hello, self(), make_ref()}}, 20000)")
@@ -447,7 +428,7 @@ def ref_term(domid: int) -> str:
 def test_a_call_over_a_busy_straw_ends_at_once(cookie: str, rundir: str, epmd_env: int, beam: Beam) -> None:
     async def main() -> None:
         gate = Node(unique("gate"), cookie, pores=rundir, domid=6, epmd_port=epmd_env)
-        async with asyncio.timeout(50), gate, raw_domain(rundir, 9) as slow:
+        async with asyncio.timeout(LONG), gate, raw_domain(rundir, 9, Terms()) as slow:
             straw: Straw = await slow.open(6)
             straw.pause()
             name = term(await gate.strawman.proxy(9, "buddy"))
@@ -470,7 +451,12 @@ def test_a_hostile_domain(cookie: str, rundir: str, epmd_env: int, beam: Beam, m
     async def main() -> None:
         gate = Node(unique("gate"), cookie, pores=rundir, domid=6, epmd_port=epmd_env)
         gate.strawman.limits = replace(gate.strawman.limits, proxies=1000)
-        async with asyncio.timeout(50), gate, raw_domain(rundir, 8) as friend, raw_domain(rundir, 9) as enemy:
+        async with (
+            asyncio.timeout(LONG),
+            gate,
+            raw_domain(rundir, 8, Terms()) as friend,
+            raw_domain(rundir, 9, Terms()) as enemy,
+        ):
             server = unique("s").split("@")[0]
             pid = await beam.ask_term("gateway_server:start(N)", N=server)
             gate.strawman.export("beam", to=(server, beam.name))

@@ -5,21 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from beamkit.beam import Beam, unique
+from waiting import LONG, until
 
 from node import Atom, Node, etf
 from node.strawman import Counted
 
 pytestmark = pytest.mark.usefixtures("python_only", "host")
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize(("inner", "outer"), [("otp25", "otp28"), ("otp28", "otp25")])
@@ -36,7 +30,7 @@ def test_calls_by_name_and_by_pid(
     async def main() -> None:
         beam, far = start_beam(inner), start_beam(outer, name=None, paths=[app, local_beams])
         gate = Node(unique("gate"), cookie, pores=rundir, domid=6, epmd_port=epmd_env)
-        async with asyncio.timeout(50), gate:
+        async with asyncio.timeout(LONG), gate:
             assert await far.ask(f'strawman_probe:start("{rundir}", 7, [])') == "7"
             assert await far.ask("gateway_server:start(server), strawman:export(server)") == "ok"
             await beam.ask("is_pid(gateway_server:start(server))")

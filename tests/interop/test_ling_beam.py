@@ -18,9 +18,10 @@ from beamkit.commandline import CommandLine
 from beamkit.runtimes import RELEASES, compile_modules
 from beamkit.strawpeer import build_app
 from lingkit.driver import LingProcess
-from lingkit.stage import Stage, soon, stage
+from lingkit.stage import Stage, stage
 from lingkit.terms import Atom as A
 from lingkit.terms import LongPid, Ref
+from waiting import soon
 
 pytestmark = pytest.mark.usefixtures("python_only")
 

@@ -19,9 +19,10 @@ import pytest
 from beamkit.commandline import CommandLine
 from lingkit import ext
 from lingkit.driver import LingProcess
-from lingkit.stage import RawDomain, Stage, soon, stage
+from lingkit.stage import RawDomain, Stage, stage
 from lingkit.terms import Atom as A
 from lingkit.terms import to_json
+from waiting import soon
 
 from pores.errors import MembraneError, PoreClosed
 from pores.keys import Terms

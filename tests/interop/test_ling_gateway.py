@@ -12,9 +12,10 @@ from beamkit.beam import Beam, Erl
 from beamkit.commandline import CommandLine
 from beamkit.runtimes import compile_modules
 from lingkit.driver import LingProcess
-from lingkit.stage import PythonNode, Stage, soon, stage
+from lingkit.stage import PythonNode, Stage, stage
 from lingkit.terms import Atom as A
 from lingkit.terms import LongPid, Ref
+from waiting import soon
 
 from node import Atom
 

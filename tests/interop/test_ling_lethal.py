@@ -18,9 +18,10 @@ import pytest
 from beamkit.beam import Beam
 from beamkit.commandline import CommandLine
 from lingkit.driver import LingDied, LingProcess
-from lingkit.stage import RawDomain, Stage, soon, stage
+from lingkit.stage import RawDomain, Stage, stage
 from lingkit.terms import Atom as A
 from membranekit.processes import Peer
+from waiting import soon
 
 from node import Atom
 from pores.aio import Membrane

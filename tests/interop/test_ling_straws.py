@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from beamkit.commandline import CommandLine
 from lingkit.driver import LingProcess
-from lingkit.stage import PythonNode, Stage, soon, stage
+from lingkit.stage import PythonNode, Stage, stage
 from lingkit.terms import Atom as A
+from waiting import soon
 
 from node import Atom
 from pores.keys import Terms

@@ -7,16 +7,12 @@ import signal
 
 import pytest
 from beamkit.beam import Beam
+from waiting import until
 
 from node import Atom, CallError, NoConnection, NodeDown, NodeError
 
 pytestmark = pytest.mark.usefixtures("python_only")
 LONG = 20.0
-
-
-async def until(condition) -> None:
-    while not condition():
-        await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("how", ["kill", "halt"])

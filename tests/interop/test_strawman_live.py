@@ -10,18 +10,18 @@ import re
 import signal
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from beamkit.beam import Beam, unique
 from beamkit.commandline import ROOT, CommandLine
+from membranekit.local import raw_domain
+from waiting import LONG
 
 from node import Atom, Node, etf
 from node.terms import LingPid
-from pores.aio import Membrane
-from pores.backends.local import LocalBackend
 from pores.keys import Terms
 from pores.straw import Straw
 
@@ -94,7 +94,7 @@ def run(cli: CommandLine, rundir: str, cookie: str, test: Callable[[Start], Any]
                 )
                 return Domain(name, domid, process.pid, driver)
 
-            async with asyncio.timeout(50):
+            async with asyncio.timeout(LONG):
                 await test(start)
 
     asyncio.run(main())
@@ -265,19 +265,6 @@ def test_the_host_dies_and_another_one_comes(cli: CommandLine, rundir: str, cook
         assert await b.next() == b"again"
 
     run(cli, rundir, cookie, test)
-
-
-@contextlib.asynccontextmanager
-async def raw_domain(rundir: str, domid: int, wishes: Terms | None = None) -> AsyncIterator[Membrane]:
-    """A domain with no node: what comes and goes are bytes."""
-    backend = await LocalBackend.connect(rundir, domid)
-    store = await backend.store()
-    try:
-        async with Membrane(backend, store, wishes=wishes) as membrane:
-            yield membrane
-    finally:
-        await store.close()
-        await backend.close()
 
 
 def test_a_peer_that_speaks_lings_dialect(cli: CommandLine, rundir: str, cookie: str, beam: Beam) -> None:

@@ -11,7 +11,6 @@ import shutil
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from beamkit.beam import unique
 from beamkit.commandline import CommandLine
 from membranekit.processes import HostProcess
+from waiting import soon
 
 from node import Atom, Node
 from pores.aio import Membrane
@@ -29,20 +29,9 @@ from pores.straw import Straw
 
 from .driver import LIMIT, LingProcess
 
-__all__ = ["PythonNode", "RawDomain", "Stage", "soon", "stage"]
+__all__ = ["PythonNode", "RawDomain", "Stage", "stage"]
 
 APP = f"{Path(__file__).with_name('app.py')}:app"
-
-
-def soon(condition: Callable[[], Any]) -> Any:
-    """Waits until it is so; what it was."""
-    end = time.monotonic() + LIMIT
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < end, "it does not come about"
-        time.sleep(0.01)
 
 
 class _Loop:

@@ -12,9 +12,10 @@ from typing import Any
 from pores.aio import Membrane
 from pores.backends.local import LocalBackend
 from pores.host.server import Host
+from pores.keys import Terms
 from pores.straw import Straw
 
-__all__ = ["Node", "counted", "nodes", "run", "settled"]
+__all__ = ["Node", "counted", "nodes", "raw_domain", "run", "settled"]
 
 
 class Node:
@@ -61,6 +62,19 @@ async def nodes(rundir: Path, count: int = 2, **options: Any) -> AsyncIterator[t
         await host.close()
     for node in made:
         assert set(node.backend.held.values()) == {0}, node.backend.held
+
+
+@contextlib.asynccontextmanager
+async def raw_domain(rundir: Path | str, domid: int, wishes: Terms | None = None) -> AsyncIterator[Membrane]:
+    """A domain with a membrane and no node: what comes and goes on its straws are bytes."""
+    backend = await LocalBackend.connect(rundir, domid)
+    store = await backend.store()
+    try:
+        async with Membrane(backend, store, wishes=wishes) as membrane:
+            yield membrane
+    finally:
+        await store.close()
+        await backend.close()
 
 
 def counted() -> int:

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from waiting import run, until
 
 import node.wire.epmd as wire
 import node.wire.epmd_server as wire_server
@@ -18,21 +18,6 @@ from node.net import epmd as net
 from node.net import epmd_client, epmd_server
 from node.net.epmd import EpmdClient, EpmdServer, EpmdUnreachable, NameTaken, ensure_epmd, probe
 from node.wire.epmd import HIDDEN, VISIBLE, Kill, Stop, encode_request
-
-LONG = 60.0  # seconds after which a test gives up; none of them waits for it
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(LONG):
-            await test()
-
-    asyncio.run(bounded())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.01)
 
 
 def at_once() -> float:

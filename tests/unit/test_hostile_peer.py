@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+from waiting import until
 
 from node import Atom, GenServer, Node, Pid, Process, Reference, encode
 from node.net.epmd import EpmdServer
@@ -110,12 +111,6 @@ class Arena:
         assert not router.calls and not router._shut
         await until(lambda: len(asyncio.all_tasks()) <= self.tasks)
         await until(lambda: len(os.listdir("/proc/self/fd")) <= self.fds)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(12):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

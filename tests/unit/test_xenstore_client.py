@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from waiting import LONG, until
 
 from pores.errors import XenstoreError
 from pores.xenstore import subscriptions
@@ -16,8 +17,6 @@ from pores.xenstore.client import Transaction, XenStore
 from pores.xenstore.server import StoreServer
 from pores.xenstore.transport import DeviceTransport, default_path
 from pores.xenstore.wire import Message, MessageReader, Op, encode
-
-LONG = 60.0
 
 
 def refused(name: str) -> pytest.RaisesContext[XenstoreError]:
@@ -48,11 +47,6 @@ def run(test: Callable[[World], Awaitable[None]]) -> None:
     before = set(os.listdir("/proc/self/fd"))
     asyncio.run(bounded(), debug=True)
     assert set(os.listdir("/proc/self/fd")) == before
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.01)
 
 
 def test_nodes() -> None:

@@ -11,14 +11,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from waiting import LONG, until
 
 from pores.errors import XenstoreError
 from pores.xenstore import server as server_module
 from pores.xenstore.client import XenStore
 from pores.xenstore.server import StoreServer
 from pores.xenstore.wire import HEADER, Message, Op, encode
-
-LONG = 60.0
 
 
 def run(test: Callable[[StoreServer], Awaitable[None]]) -> None:
@@ -35,11 +34,6 @@ def run(test: Callable[[StoreServer], Awaitable[None]]) -> None:
     before = set(os.listdir("/proc/self/fd"))
     asyncio.run(bounded())
     assert set(os.listdir("/proc/self/fd")) == before
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.01)
 
 
 async def streams(server: StoreServer, domid: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
