@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-__all__ = ["LONG", "run", "soon", "until"]
+__all__ = ["LONG", "becomes", "run", "soon", "until"]
 
 #: Seconds until something that should happen at once is taken not to happen. None should need a tenth of it.
 LONG = 50.0
@@ -35,6 +35,14 @@ def soon(condition: Callable[[], Any], limit: float = LONG) -> Any:
         assert time.monotonic() < end, "it does not come about"
         time.sleep(0.01)
     return value
+
+
+def becomes(look: Callable[[], Any], value: Any, limit: float = LONG) -> None:
+    """Until what is seen is this; says what it was otherwise."""
+    end = time.monotonic() + limit
+    while (seen := look()) != value:
+        assert time.monotonic() < end, f"{seen!r} is not {value!r}"
+        time.sleep(0.01)
 
 
 def run(test: Callable[[], Awaitable[None]], limit: float = LONG) -> None:

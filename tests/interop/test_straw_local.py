@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from membranekit.exchange import SOON, close, connect, exchange, kill_while_busy, kill_while_opening, open_at_once
 from membranekit.processes import HostProcess, Peer
+from waiting import becomes, soon
 
-#: What "within a second" is in a test: a machine that is busy with other tests is no failure.
-SOON = 10
 #: Descriptors that a domain loses with its host: the control connection, and that to the store.
 GONE_WITH_HOST = 2
 
@@ -29,15 +27,6 @@ def host(rundir: Path) -> Iterator[HostProcess]:
         yield process
 
 
-def same(before: dict[str, Any], after: dict[str, Any]) -> None:
-    assert before == after, json.dumps([before, after])
-
-
-def connect(one: Peer, other: Peer) -> None:
-    assert one.do("open", peer=other.domid) == {}
-    other.do("wait", peer=one.domid)
-
-
 @pytest.mark.parametrize("ring", [0, 4096, 1 << 18, 1 << 20])
 def test_data_both_ways_and_ends_from_either_side(host: HostProcess, rundir: Path, ring: int) -> None:
     with Peer(rundir, ring) as one, Peer(rundir, ring) as other:
@@ -49,23 +38,10 @@ def test_data_both_ways_and_ends_from_either_side(host: HostProcess, rundir: Pat
             (other, one, other),
         ):
             connect(opener, acceptor)
-            work = {"count": 60, "limit": 1 << 20}
-            both = [
-                (
-                    a.start("send", peer=b.domid, seed=a.domid, **work),
-                    b.start("receive", peer=a.domid, seed=a.domid, **work),
-                )
-                for a, b in ((one, other), (other, one))
-            ]
-            for n, (a, b) in enumerate(((one, other), (other, one))):
-                sent, received = a.result(both[n][0]), b.result(both[n][1])
-                assert sent == received and sent["bytes"] > 1 << 20
-            seen = other if closer is one else one
-            closer.do("close", peer=seen.domid)
-            assert seen.do("ended", peer=closer.domid) == {"reason": "peer_closed", "truncated": False}
-            closer.do("ended", peer=seen.domid)
-            same(idle[0], one.quiet())
-            same(idle[1], other.quiet())
+            assert exchange(one, other) > 1 << 20
+            close(closer, other if closer is one else one)
+            becomes(one.quiet, idle[0])
+            becomes(other.quiet, idle[1])
         assert set(one.do("stop")["held"].values()) == {0}
 
 
@@ -73,20 +49,11 @@ def test_both_open_at_once(host: HostProcess, rundir: Path) -> None:
     with Peer(rundir) as one, Peer(rundir) as other:
         idle = one.do("status"), other.do("status")
         for _ in range(10):
-            numbers = one.start("open", peer=other.domid), other.start("open", peer=one.domid)
-            answers = one.result(numbers[0]), other.result(numbers[1])
-            # Both have it, or one came so much earlier that the other's is there already.
-            assert {} in answers and all(answer in ({}, {"error": "exists"}) for answer in answers)
-            one.do("wait", peer=other.domid)
-            other.do("wait", peer=one.domid)
-            work = {"seed": 7, "count": 20, "limit": 10_000}
-            receiving = other.start("receive", peer=one.domid, **work)
-            assert one.do("send", peer=other.domid, **work) == other.result(receiving)
-            one.do("close", peer=other.domid)
-            for a, b in ((one, other), (other, one)):
-                a.do("ended", peer=b.domid)
-            same(idle[0], one.quiet())
-            same(idle[1], other.quiet())
+            open_at_once(one, other)
+            exchange(one, other, count=20, limit=10_000)
+            close(one, other)
+            becomes(one.quiet, idle[0])
+            becomes(other.quiet, idle[1])
 
 
 @pytest.mark.parametrize("ring", [0, 1 << 18])
@@ -96,38 +63,16 @@ def test_a_peer_killed_at_any_moment(host: HostProcess, rundir: Path, ring: int)
         idle, host_idle = living.do("status"), host.fds
         for turn in range(12):
             with Peer(rundir, ring) as victim:
-                work = {"seed": turn, "count": 100_000, "limit": 100_000}
                 opener, acceptor = (living, victim) if turn % 2 else (victim, living)
                 moment = source.random() * 0.05
-                if turn < 4:  # while it is being opened
-                    number = opener.start("open", peer=acceptor.domid)
-                    time.sleep(moment)
-                    victim.kill()
-                    if opener is living:
-                        answer = living.result(number)
-                        # The store refuses to write to a dead domain as it does where a stranger sits: "occupied".
-                        words = ("peer_gone", "not_found", "refused", "timeout", "occupied")
-                        assert answer == {} or answer["error"] in words, answer
+                if turn < 4:
+                    kill_while_opening(living, victim, opener, moment)
                 else:
                     connect(opener, acceptor)
-                    sending = living.start("send", peer=victim.domid, **work)
-                    receiving = living.start("receive", peer=victim.domid, **work)
-                    victim.start("send", peer=living.domid, **work)
-                    time.sleep(moment)
-                    began = time.monotonic()
-                    victim.kill()
-                    ended = living.do("ended", peer=victim.domid)
-                    assert ended["reason"] == "peer_gone"
-                    assert time.monotonic() - began < SOON
-                    assert living.result(sending)["error"] == "peer_gone"
-                    assert living.result(receiving)["error"] == "peer_gone"
+                    kill_while_busy(living, victim, turn, moment)
             living.do("forget", peer=victim.domid)
-            status = living.quiet()
-            same(idle, status)
-            began = time.monotonic()
-            while host.fds != host_idle:
-                assert time.monotonic() - began < SOON, (host.fds, host_idle)
-                time.sleep(0.01)
+            becomes(living.quiet, idle)
+            becomes(lambda: host.fds, host_idle)
 
 
 def test_a_host_killed_while_straws_are_busy(rundir: Path) -> None:
@@ -161,8 +106,7 @@ def test_a_host_killed_while_a_straw_is_opened(rundir: Path) -> None:
             assert answer == {} or answer["error"] == "host_down"
             for peer, fds in zip((one, other), idle, strict=True):
                 peer.do("quiet")
-                while not (status := peer.do("status"))["down"]:
-                    time.sleep(0.01)
+                status = soon(lambda peer=peer: (now := peer.do("status"))["down"] and now)
                 assert status["mapped"] == 0 and set(status["held"].values()) == {0}
                 assert status["fds"] == fds - GONE_WITH_HOST
 
@@ -174,10 +118,8 @@ def test_many_opens_and_closes_leave_nothing(host: HostProcess, rundir: Path) ->
             opener, acceptor = (one, other) if turn % 2 else (other, one)
             connect(opener, acceptor)
             closer, seen = (opener, acceptor) if turn % 4 < 2 else (acceptor, opener)
-            closer.do("close", peer=seen.domid)
-            seen.do("ended", peer=closer.domid)
-            closer.do("ended", peer=seen.domid)
+            close(closer, seen)
             one.quiet()
             other.quiet()
-        same(idle[0], one.do("status"))
-        same(idle[1], other.do("status"))
+        becomes(one.quiet, idle[0])
+        becomes(other.quiet, idle[1])

@@ -77,10 +77,12 @@ def _answers(rundir: Path) -> bool:
 
 
 class Peer(_Process):
-    """A domain: child.py."""
+    """A domain: child.py. ring_bytes 0: it says only what a LING says."""
 
-    def __init__(self, rundir: Path, ring_bytes: int = 1 << 18) -> None:
-        super().__init__(str(Path(__file__).parent / "child.py"), str(rundir), str(ring_bytes))
+    program = Path(__file__).parent / "child.py"
+
+    def __init__(self, rundir: Path | str, ring_bytes: int = 1 << 18) -> None:
+        super().__init__(str(self.program), str(rundir), str(ring_bytes))
         self._lines: queue.Queue[dict[str, Any]] = queue.Queue()
         self._answers: dict[int, dict[str, Any]] = {}
         self._next = 0

@@ -7,11 +7,9 @@ Run as a program this is Python's: strawpeer.py RUNDIR RING_BYTES.
 from __future__ import annotations
 
 import asyncio
-import queue
 import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -23,7 +21,7 @@ for folder in (ROOT, ROOT / "tests", ROOT / "tests" / "interop"):  # there is no
         sys.path.insert(0, str(folder))
 
 from membranekit import child  # noqa: E402
-from membranekit.processes import LIMIT, Peer, _Process  # noqa: E402
+from membranekit.processes import LIMIT, Peer  # noqa: E402
 
 __all__ = ["BeamPeer", "PythonPeer", "build_app", "frames"]
 
@@ -46,22 +44,15 @@ def build_app() -> Path:
 
 
 class PythonPeer(Peer):
-    """A domain in Python. ring_bytes 0: it says only what a LING says."""
+    """A domain in Python that makes the frames of a BEAM: this file as a program."""
 
-    def __init__(self, rundir: Path, ring_bytes: int = 1 << 18) -> None:
-        _Process.__init__(self, str(Path(__file__)), str(rundir), str(ring_bytes))
-        self._lines: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._answers: dict[int, dict[str, Any]] = {}
-        self._next = 0
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-        self.domid: int = self._lines.get(timeout=LIMIT)["domid"]
+    program = Path(__file__)
 
 
 class BeamPeer:
     """A domain on a BEAM, driven as a Peer is. beam: one that has erl/ebin and the tests' modules on its path."""
 
-    def __init__(self, beam: Any, rundir: Path, ring_bytes: int = 1 << 18, domid: int = 0) -> None:
+    def __init__(self, beam: Any, rundir: Path | str, ring_bytes: int = 1 << 18, domid: int = 0) -> None:
         self.beam = beam
         self.domid: int = self._wait(self._submit(f'straw_peer:start("{rundir}", {domid}, {ring_bytes})'))
 
