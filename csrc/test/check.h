@@ -1,4 +1,4 @@
-/* What the C tests share: CHECK, sealed memory, pairs of pores. A test program prints what failed and exits with 1. */
+/* What the tests of pores share: sealed memory, pairs of pores, what this process has open. */
 #ifndef CHECK_H
 #define CHECK_H
 
@@ -15,23 +15,7 @@
 
 #include "../include/pore.h"
 #include "../include/pore_wire.h"
-
-#define CHECK(what)                                                               \
-    do {                                                                          \
-        if (!(what)) {                                                            \
-            fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #what);    \
-            exit(1);                                                              \
-        }                                                                         \
-    } while (0)
-
-#define CHECK_IS(what, wanted)                                                    \
-    do {                                                                          \
-        long long got_ = (long long)(what), wanted_ = (long long)(wanted);        \
-        if (got_ != wanted_) {                                                    \
-            fprintf(stderr, "%s:%d: %s is %lld, not %lld\n", __FILE__, __LINE__, #what, got_, wanted_); \
-            exit(1);                                                              \
-        }                                                                         \
-    } while (0)
+#include "must.h"
 
 static inline int sealed_memory(uint32_t pages) {
     int fd = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);

@@ -7,17 +7,9 @@
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#define CHECK(what)                                                                       \
-    do {                                                                                  \
-        if (!(what)) {                                                                    \
-            fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #what);            \
-            exit(1);                                                                      \
-        }                                                                                 \
-    } while (0)
+#include "../../../csrc/test/must.h"
 
 typedef struct {
     const uint8_t *p, *end;
