@@ -6,11 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
+import uvloop
 
 from node import Atom, GenServer, Node, Process
 from node.net.epmd import EpmdServer
-
-uvloop = pytest.importorskip("uvloop", reason="the extra uvloop is not installed")
 
 
 class OnLoop(GenServer):
