@@ -248,3 +248,15 @@ def host(rundir: str) -> Iterator[HostProcess]:
 def app() -> Path:
     """The application straw, for a BEAM's path."""
     return build_app()
+
+
+@pytest.fixture
+def domain(start_beam: StartBeam, app: Path, rundir: str) -> StartBeam:
+    """domain(otp, domid) starts a BEAM without a name that is a domain with strawman (strawman_probe.erl)."""
+
+    def start(otp: str, domid: int) -> Beam:
+        beam = start_beam(otp, name=None, paths=[app])
+        assert beam.eval(f'strawman_probe:start("{rundir}", {domid})') == str(domid)
+        return beam
+
+    return start

@@ -9,7 +9,6 @@ import asyncio
 import os
 import random
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,18 +61,10 @@ def ling(start_beam: Starter, app: Path, sources: Path, rundir: str, host: HostP
     return start
 
 
-def until(beam: Beam, text: str, value: str) -> None:
-    for _ in range(500):
-        if (found := beam.eval(text)) == value:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"{text} stays {found}\n{beam.output()}")
-
-
 def quiet(beam: Beam) -> None:
     """Nothing is open, nothing has died, nothing is held."""
-    until(beam, "ling_probe:straws()", "[]")
-    until(beam, "lists:sort(maps:to_list(straw_backend:held()))", "[{channels,0},{grants,0},{mappings,0}]")
+    beam.eval_until("ling_probe:straws()", "[]")
+    beam.eval_until("lists:sort(maps:to_list(straw_backend:held()))", "[{channels,0},{grants,0},{mappings,0}]")
     assert beam.eval("is_pid(whereis(strawman)) and is_pid(whereis(xenstore))") == "true"
     output = beam.output()
     assert "CRASH REPORT" not in output and "strawman: info" not in output, output
@@ -92,7 +83,7 @@ def test_with_itself(ling: Callable[..., Beam], one: str, two: str) -> None:
     assert a.eval("strawman:split(77)") == "{error,not_found}"
     a.eval('ling_probe:send(8, {hello, [1, 2.5, <<3>>, "four"]})')
     assert b.eval("ling_probe:next()") == '{hello,[1,2.5,<<3>>,"four"]}'
-    until(b, "element(1, strawman:split(7))", "ok")
+    b.eval_until("element(1, strawman:split(7))", "ok")
     b.eval("ling_probe:send(7, back)")
     assert a.eval("ling_probe:next()") == "back"
     for beam, other in ((a, 8), (b, 7)):
@@ -109,7 +100,7 @@ def test_with_itself_as_json(ling: Callable[..., Beam], otp: str) -> None:
     assert b.eval('{xenstore:mkdir("data/straw/7"), xenstore:write("data/straw/7/format", "json")}') == "{ok,ok}"
     a.eval('ling_probe:send(8, [{<<"k">>, [1, 2.5, null, true, <<"text">>]}, {<<"empty">>, [{}]}])')
     assert b.eval("ling_probe:next()") == '{json,[{<<"k">>,[1,2.5,null,true,<<"text">>]},{<<"empty">>,[{}]}]}'
-    until(b, "element(1, strawman:split(7))", "ok")
+    b.eval_until("element(1, strawman:split(7))", "ok")
     b.eval('ling_probe:send(7, [<<"back">>])')
     assert a.eval("ling_probe:next()") == '{json,[<<"back">>]}'
 
@@ -121,10 +112,10 @@ def test_one_dies(ling: Callable[..., Beam], otp: str, dies: str) -> None:
     a, b = ling(otp, 7), ling(otp, 8)
     a.eval("ling_probe:send(8, hello)")
     assert b.eval("ling_probe:next()") == "hello"
-    until(b, "element(1, strawman:split(7))", "ok")
+    b.eval_until("element(1, strawman:split(7))", "ok")
     (gone, left), (mine, theirs) = ((a, b), (8, 7)) if dies == "opener" else ((b, a), (7, 8))
     gone.kill()
-    until(left, f"strawman:split({theirs})", "{error,not_found}")
+    left.eval_until(f"strawman:split({theirs})", "{error,not_found}")
     quiet(left)
     anew = ling(otp, theirs)
     anew.eval(f"ling_probe:send({mine}, again)")
@@ -178,7 +169,7 @@ async def ask(beam: Beam, text: str) -> str:
 
 
 async def both_open(beam: Beam) -> None:
-    await asyncio.to_thread(until, beam, f"element(1, strawman:split({PYTHON}))", "ok")
+    await beam.ask_until(f"element(1, strawman:split({PYTHON}))", "ok")
 
 
 @OTPS
@@ -278,7 +269,7 @@ def test_with_ours(
         assert ours.eval("strawman_probe:next()") == "hello"
     assert ours.eval("strawman:send({7, inbox}, {first, <<0:800000>>})") == "ok"
     assert beam.eval("ling_probe:next() =:= {first, <<0:800000>>}") == "true"
-    until(beam, "element(1, strawman:split(6))", "ok")
+    beam.eval_until("element(1, strawman:split(6))", "ok")
     beam.eval("ling_probe:send(6, again)")
     assert ours.eval("strawman_probe:next()") == "again"
 
@@ -311,8 +302,8 @@ def test_lings_xenstore(
     a, b = start(7), start(8)
     a.eval("ling_probe:send(8, {hello, <<0:800000>>})")
     assert b.eval("ling_probe:next() =:= {hello, <<0:800000>>}") == "true"
-    until(b, "element(1, strawman:split(7))", "ok")
+    b.eval_until("element(1, strawman:split(7))", "ok")
     b.eval("ling_probe:send(7, back)")
     assert a.eval("ling_probe:next()") == "back"
     a.kill()
-    until(b, "strawman:split(7)", "{error,not_found}")
+    b.eval_until("strawman:split(7)", "{error,not_found}")

@@ -15,12 +15,14 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from beamkit.runtimes import Runtime, clean_env
+from waiting import LONG, becomes
 
 #: Seconds that nothing here should ever need; only so that a hang is a failure.
 PATIENCE = 30.0
@@ -230,6 +232,17 @@ class Beam:
         from node import etf
 
         return etf.decode(await asyncio.wait_for(asyncio.wrap_future(self.submit(text, "b", **bindings)), timeout))
+
+    def eval_until(self, text: str, value: str, **bindings: Any) -> None:
+        """Evaluates it again and again until it has this value; what it was instead is in the error."""
+        becomes(lambda: self.eval(text, **bindings), value)
+
+    async def ask_until(self, text: str, value: str, **bindings: Any) -> None:
+        """`eval_until` for coroutines."""
+        end = time.monotonic() + LONG
+        while (found := await self.ask(text, **bindings)) != value:
+            assert time.monotonic() < end, f"{text} stays {found}, is not {value}"
+            await asyncio.sleep(0.01)
 
     def elixir(self, text: str, *, timeout: float = PATIENCE) -> str:
         """The inspected value of Elixir text."""

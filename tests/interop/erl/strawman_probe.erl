@@ -48,7 +48,7 @@ next() -> next(inbox).
 next(Name) ->
     Ref = make_ref(),
     Name ! {'$next', self(), Ref},
-    receive {Ref, Message} -> Message after 9000 -> exit({nothing_came, Name}) end.
+    receive {Ref, Message} -> Message after 30000 -> exit({nothing_came, Name}) end.
 
 %% Registered as `echo`: answers {From, Message} with Message, to a pid that came over a straw.
 echo() ->
