@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
+from itertools import count
 
 from .acceptor import Acceptor
 from .keys import LIMIT_DOMID, Terms, domid_of
@@ -54,6 +55,7 @@ class Machine:
         self.wishes = wishes or kind.wishes
         self.limits = limits or Limits()
         self.pores: dict[Key, Negotiation] = {}
+        self.numbers = count(1)
         self.counts: Counter[str] = Counter()
         """What was refused, ignored or given up, by a short word."""
         home = domain_path(me)
@@ -78,8 +80,7 @@ class Machine:
 
     def data_to_send(self) -> list[StoreWork | PoreWork]:
         """Work to be started; each has one result, by `store_result` or `pore_result`."""
-        work = list(self._work)
-        self._work.clear()
+        work, self._work = list(self._work), deque()
         return work
 
     def next_event(self) -> Event | None:
@@ -146,13 +147,13 @@ class Machine:
             getattr(self, "_" + work.tag)(work, result, now)
             return
         pore = self.pores.get(work.key)
-        if pore is not None:
+        if pore is not None and pore.number == work.pore:
             pore.store_result(work.tag, result, now)
 
     def pore_result(self, work: PoreWork, result: PoreResult, now: float) -> None:
         self._now = now
         pore = self.pores.get(work.key)
-        if pore is not None:
+        if pore is not None and pore.number == work.pore:
             pore.pore_result(work.verb, result, now)
 
     # ── wishes ──
@@ -185,7 +186,7 @@ class Machine:
 
     def _open(self, peer: int, tid: str, now: float, late_at: float, wishes: Terms | None) -> None:
         ours, theirs = self.pores.get(Key(PASSIVE, peer, tid)), self.pores.get(Key(ACTIVE, peer, tid))
-        if theirs is not None and theirs.state == CONNECTED:
+        if theirs is not None and theirs.state == CONNECTED and not self.kind.layout.many:
             self.tell(Refused(peer, tid, "exists"))
         elif theirs is not None and self._is_first(theirs) and ours is None:
             # Its knock came first, and it would be the one in a glare: ours becomes the same straw.
@@ -229,11 +230,10 @@ class Machine:
     def stop(self, now: float) -> None:
         """Closes all, having let in who knocks: a LING would wait for ever, or crash. Ends in Stopped."""
         self._now = now
-        if self.state in ("stopping", "stopped"):
-            return
         if self.state == "new":
             self.state = "stopped"
             self.tell(Stopped())
+        if self.state in ("stopping", "stopped"):
             return
         starting, self.state = self.state == "starting", "stopping"
         self._stop_at = now + self.limits.stop_time
@@ -415,13 +415,13 @@ class Machine:
         steps: list[tuple[str, str]] = []
         for name in result.values[0] or ():
             domid = domid_of(name)
+            there = -1 if domid is None or layout.many else domid  # of many: all of it goes
             steps.append(("read", f"{self.active_top}/{name}/state"))
-            there = -1 if domid is None else domid
             steps.append(("read", f"{layout.passive_dir(there, me)}/state" if there >= 0 else steps[-1][1]))
         for name in result.values[1] or ():
             domid = domid_of(name)
             steps.append(("read", f"{self.passive_top}/{name}/state"))
-            there = -1 if domid is None else domid
+            there = -1 if domid is None or layout.many else domid
             steps.append(("read", f"{layout.active_dir(there, me)}/state" if there >= 0 else steps[-1][1]))
         self.put(StoreWork(None, "judged", tuple(steps)))
 

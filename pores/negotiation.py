@@ -56,6 +56,7 @@ class Negotiation:
     def __init__(self, machine: Machine, key: Key, *, asked: bool = False) -> None:
         self.machine = machine
         self.key = key
+        self.number = next(machine.numbers)
         self.role, self.peer, self.tid = key
         self.state = START
         self.asked = asked
@@ -262,10 +263,10 @@ class Negotiation:
     # ── actions of both ──
 
     def _store(self, tag: str, *steps: Step) -> None:
-        self.machine.put(StoreWork(self.key, tag, steps))
+        self.machine.put(StoreWork(self.key, tag, steps, self.number))
 
     def _pore(self, verb: str) -> None:
-        self.machine.put(PoreWork(self.key, verb, self.terms, self.offer))
+        self.machine.put(PoreWork(self.key, verb, self.terms, self.offer, self.number))
 
     def _report(self, what: str, detail: str = "") -> None:
         self.machine.report(what, self.peer, detail)

@@ -54,6 +54,8 @@ class StoreWork:
     key: Key | None
     tag: str
     steps: tuple[Step, ...]
+    pore: int = 0
+    """Which of the pores that have had this key: a result that comes late is nothing to its successor."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class PoreWork:
     verb: str
     terms: Terms = field(default_factory=Terms)
     offer: Offer = NO_OFFER
+    pore: int = 0
 
 
 @dataclass(frozen=True)
