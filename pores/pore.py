@@ -40,6 +40,7 @@ _KINDS = {lib.PORE_STRAW: "straw", lib.PORE_TUBE: "tube", lib.PORE_XENSTORE: "xe
 _read, _write, _unpack = lib.pore_read, lib.pore_write, ffi.unpack
 _write_frame, _write_frames = lib.pore_write_frame, lib.pore_write_frames
 _take_frames, _wait_frames = lib.pore_take_frames, lib.pore_wait_frames
+_drain_frames, _linger_frames = lib.pore_drain_frames, lib.pore_linger_frames
 
 
 class PoreInfo(NamedTuple):
@@ -260,6 +261,26 @@ class Pore:
             n = _take_frames(inbox)
             inbox.flags = _POKE
         return self._frames(n) if n else []
+
+    def drain_frames(self) -> list[bytes]:
+        """As read_frames, when the descriptor is readable: takes the pokes, as `avail` does.
+
+        Room that is waited for is announced anew by `avail` and `notify_when` only.
+        """
+        n = _drain_frames(self._inbox or self._new_inbox())
+        return self._frames(n) if n else []
+
+    def linger_frames(self) -> list[bytes]:
+        """As read_frames, but waits for a frame as `spin` does, as far as that has paid. Releases the GIL."""
+        n = _linger_frames(self._inbox or self._new_inbox())
+        return self._frames(n) if n else []
+
+    def fill(self, frame: bytes, start: int, poke: bool = True) -> int:
+        """As readinto, into bytes of the caller's own making, which nobody else has seen yet, from `start` on."""
+        n = _read(self._t, self._id, ffi.from_buffer(frame) + start, len(frame) - start, poke)
+        if n < 0:
+            raise self._error(n)
+        return n
 
     def wait_frames(self, timeout: float | None = None) -> list[bytes]:
         """As read_frames, but blocks until there is a frame; none when `timeout` seconds have passed.

@@ -30,6 +30,7 @@ WAITING = [
     ("pore_wait", "int", "struct pore_table *table, pore_id id, int what, uint32_t slots, int64_t timeout_us"),
     ("pore_spin", "int", "struct pore_table *table, pore_id id, int what, uint32_t slots"),
     ("pore_wait_frames", "long", "struct pore_inbox *inbox"),
+    ("pore_linger_frames", "long", "struct pore_inbox *inbox"),
     ("pore_close", "int", "struct pore_table *table, pore_id id"),
     ("pore_close_owned", "int", "struct pore_table *table, uint64_t owner"),
     ("pore_close_all", "int", "struct pore_table *table"),

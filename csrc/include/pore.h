@@ -6,7 +6,7 @@
  *   -EBADF     no such pore (closed by us)            -EPIPE    the peer is gone; what it had sent was read before
  *   -EBADMSG   the peer wrote what no honest peer writes; the pore is failed and reads and writes nothing more
  *   -EINVAL    a wrong argument                       -EMSGSIZE a packet or frame that can never fit
- * Nothing on the data path allocates, and only pore_poke, pore_avail, pore_wait and pore_spin make system calls.
+ * Nothing on the data path allocates, and only those that poke, drain, wait or spin make system calls.
  *
  * This text is also read by cffi: plain declarations, no macros but the guard, constants as enums.
  */
@@ -183,6 +183,10 @@ struct pore_inbox {
 };
 /* pore_read_frames. */
 long pore_take_frames(struct pore_inbox *inbox);
+/* The same when the fd is readable: takes what has arrived of pokes first. Room that is wished for is pore_avail's matter. */
+long pore_drain_frames(struct pore_inbox *inbox);
+/* The same, but before it says that nothing is there, and announces that, it does what pore_spin does. */
+long pore_linger_frames(struct pore_inbox *inbox);
 /* Waits as pore_wait does until a frame is whole, and reads as pore_read_frames. 0: timeout. */
 long pore_wait_frames(struct pore_inbox *inbox);
 

@@ -358,6 +358,19 @@ int pore_wait(struct pore_table *table, pore_id id, int what, uint32_t slots, in
     return result;
 }
 
+long pore_drain_frames(struct pore_inbox *inbox) {
+    struct pore *pore = table_find(inbox->table, inbox->id);
+    int error = pore ? event_drain(pore, inbox->id) : -EBADF;
+    return error == -EBADF ? error : take_frames(inbox, inbox->flags);
+}
+
+long pore_linger_frames(struct pore_inbox *inbox) {
+    long n = take_frames(inbox, inbox->flags | PORE_QUIET);
+    if (n) return n;
+    n = pore_spin(inbox->table, inbox->id, PORE_MORE, 0);
+    return n < 0 ? n : take_frames(inbox, inbox->flags);
+}
+
 long pore_wait_frames(struct pore_inbox *inbox) {
     int64_t end = 0, left = inbox->timeout_us;
     int last = 0;

@@ -130,6 +130,53 @@ def test_many_frames(ring: int) -> None:
         assert 0 < sent < 100
 
 
+@pytest.mark.parametrize("ring", [0, WIDE])
+def test_frames_of_who_was_poked_and_of_who_lingers(ring: int) -> None:
+    a, b = pair(ring=ring)
+    with a, b:
+        assert b.drain_frames() == [] and b.linger_frames() == []
+        assert a.write_frame(b"one") and a.write_frame(b"two")
+        assert readable(b)
+        assert b.drain_frames() == [b"one", b"two"]
+        assert not readable(b), "the poke is taken"
+        assert b.drain_frames() == [], "and waited for is the next"
+        assert a.write_frame(b"three")
+        assert readable(b)
+        assert b.linger_frames() == [b"three"]
+        assert b.linger_frames() == []
+        a.write(b"\0\0\0\5a")
+        assert b.linger_frames() == [], "a part of a frame"
+        a.write(b"bcde")
+        a.close()
+        assert b.drain_frames() == [b"abcde"], "what was sent comes before the end"
+        for more in (b.drain_frames, b.linger_frames):
+            with pytest.raises(PoreClosed):
+                more()
+        b.close()
+        for more in (b.drain_frames, b.linger_frames):
+            with pytest.raises(PoreClosed):
+                more()
+
+
+def test_a_large_frame_is_read_in_its_place() -> None:
+    a, b = pair(ring=4096)
+    frame, got, sent, filled = os.urandom(20_000), bytes(20_000), 0, 0
+    with a, b:
+        a.write(len(frame).to_bytes(4, "big"))
+        with pytest.raises(PoreTooBig):
+            b.drain_frames()
+        assert b.read(4) == len(frame).to_bytes(4, "big")
+        while filled < len(frame):
+            sent += a.write(memoryview(frame)[sent:])
+            filled += b.fill(got, filled)
+        assert got == frame and b.fill(bytes(1), 0) == 0
+        a.close()
+        with pytest.raises(PoreClosed):
+            b.drain_frames()
+        with pytest.raises(PoreClosed):
+            b.fill(bytes(1), 0)
+
+
 def test_a_frame_that_never_fits() -> None:
     a, b = pair()
     with a, b:
