@@ -29,15 +29,16 @@ __all__ = ["INBOX_LIMIT", "UNSENT_LIMIT", "Straw", "StrawDriver"]
 UNSENT_LIMIT: Final = 16 << 20
 #: Bytes that may wait to be received: beyond it the ring stays full, and the peer waits.
 INBOX_LIMIT: Final = 16 << 20
-#: Reads in one go before others on the loop get their turn.
-_READS: Final = 8
 _READ: Final = 65536
+#: A frame that the ring does not hold is read into its place when it is no longer than this: that much is reserved.
+_IN_PLACE: Final = 4 << 20
 #: Bytes gathered before they are written without waiting for the loop's next turn.
 _GATHER: Final = 65536
 #: Seconds in which answers may be waited for at once before the others on the loop get their turn.
 _AT_ONCE: Final = 1e-4
 
 FramesCallback = Callable[[list[bytes]], None]
+TakeFrames = Callable[[], list[bytes]]
 
 
 class StrawDriver:
@@ -128,12 +129,15 @@ class Straw(ActivePore):
         self._full = False
         self._wanted = 0
         self._turn = False
+        self._large: bytes | None = None  # a frame that is read in place, as far as `_filled`
+        self._filled = 0
+        self._in_pieces = False  # the reader holds the beginning of a frame
         self._inbox: deque[bytes] = deque()
         self._inbox_size = 0
         self._on_frames: FramesCallback | None = None
         self._on_closed: list[Callable[[str], None]] = []
         self._paused = False
-        self._reading_on = self._lingering = False
+        self._reading_on = self._lingering = self._answered = False
         self._at_once = 0.0
         self._woken: dict[asyncio.Future[None], None] = {}
         self.listen(self._news)
@@ -221,7 +225,31 @@ class Straw(ActivePore):
 
     def _turn_ends(self) -> None:
         self._turn = False
-        self._write()
+        self._leave()
+
+    def _leave(self) -> None:
+        """What was posted leaves together."""
+        posted = self._posted
+        if not posted or self._outbox.size or self._full or self.pore.closed or self.ended:
+            self._write()
+            return
+        size = self._posted_size
+        self._posted = []
+        self._credit = 0
+        self.frames_out += len(posted)
+        try:
+            if len(posted) == 1:
+                n = int(self.pore.write_frame(posted[0]))
+            else:
+                n = self.pore.write_frames(posted, announce=False)
+        except (PoreClosed, PoreCorrupt) as error:
+            self._fail(error)
+            return
+        if n < len(posted):
+            self._outbox.put_all(posted, size)
+            if n:
+                self._outbox.wrote(n)
+            self._fills(len(posted[n]) + HEADER.size)
 
     def _write(self) -> None:
         outbox, pore = self._outbox, self.pore
@@ -240,7 +268,8 @@ class Straw(ActivePore):
                         self._fills(len(batch[n]) + HEADER.size)
                 else:
                     front = outbox.front()
-                    n = pore.write(front)
+                    # The length of a long frame is nothing to wake the peer for: the rest is on its heels.
+                    n = pore.write(front, len(front) != HEADER.size or outbox.size == HEADER.size)
                     outbox.sent(n)
                     if n < len(front):
                         self._fills(1)
@@ -324,6 +353,17 @@ class Straw(ActivePore):
         except PoreClosed:
             raise StopAsyncIteration from None
 
+    def _readable(self) -> None:
+        """The peer has poked."""
+        waits = self._outbox.size or self._paused or self._inbox_size > INBOX_LIMIT or len(self._listeners) > 1
+        if waits or self._large is not None or self._in_pieces or self.pore.closed:
+            super()._readable()
+            return
+        self._at_once = self._loop.time() + _AT_ONCE
+        self._read(self.pore.drain_frames)
+        if self.ended:
+            self._membrane._ended(self)
+
     def _news(self) -> None:
         """The loop comes round: something may have changed."""
         self._at_once = self._loop.time() + _AT_ONCE
@@ -348,40 +388,68 @@ class Straw(ActivePore):
         self._reading_on = False
         self._news()
 
-    def _read(self) -> None:
-        """What is there, but only so much before others on the loop get their turn."""
+    def _read(self, take: TakeFrames | None = None) -> None:
+        """What is there, but only so much before others on the loop get their turn.
+
+        A peer that has its answer has perhaps said the next thing already: that takes neither a poke nor a turn.
+        """
         pore = self.pore
-        came = False
+        came = self._answered = False
         try:
-            for _ in range(_READS):
-                if not self._take():
-                    if came:
-                        self._soon()
-                    return
+            while self._take(take or pore.read_frames):
                 came = True
-                if self._paused or self._inbox_size > INBOX_LIMIT or pore.closed:
+                if self._paused or self._inbox_size > INBOX_LIMIT or self.closed or pore.closed:
                     return
+                if self._loop.time() > self._at_once:
+                    self._read_on()
+                    return
+                take = pore.linger_frames if self._answered else pore.read_frames
         except (PoreClosed, PoreCorrupt) as error:
             self._fail(error)
             return
-        self._read_on()
+        if came and not self._answered:
+            self._soon()
 
-    def _take(self) -> bool:
+    def _take(self, take: TakeFrames) -> bool:
         """Takes what one read brings: frames, or some bytes of a large one; whether there was something."""
-        if not self._reader.truncated:
+        if self._large is None and not self._in_pieces:
             try:
-                frames = self.pore.read_frames()
-                if frames and self.max_frame >= READ_MAX:
+                frames = take()
+            except PoreTooBig as error:
+                self._begin(error.size)
+            else:
+                if not frames:
+                    return False
+                if self.max_frame >= READ_MAX:
                     self._hand_out(frames)
-                elif frames:
+                else:
                     self._deliver(frames)
-                return bool(frames)
-            except PoreTooBig:
-                pass  # in pieces then
-        data = self.pore.read(_READ)
-        if data:
-            self._deliver(self._reader.receive(data))
-        return bool(data)
+                return True
+        return self._take_part()
+
+    def _begin(self, size: int) -> None:
+        """A frame that does not fit the ring: it comes in parts."""
+        if size <= min(self.max_frame, _IN_PLACE):
+            self.pore.read(HEADER.size, poke=False)
+            self._large, self._filled = bytes(size), 0
+        else:
+            self._in_pieces = True
+
+    def _take_part(self) -> bool:
+        large = self._large
+        if large is None:
+            data = self.pore.read(_READ)
+            if data:
+                frames = self._reader.receive(data)
+                self._in_pieces = self._reader.truncated
+                self._deliver(frames)
+            return bool(data)
+        n = self.pore.fill(large, self._filled)
+        self._filled += n
+        if self._filled == len(large):
+            self._large = None
+            self._deliver([large])
+        return n > 0
 
     def _soon(self) -> None:
         if not self._lingering:
@@ -424,10 +492,17 @@ class Straw(ActivePore):
     def _hand_out(self, frames: list[bytes]) -> None:
         self.frames_in += len(frames)
         if self._on_frames is not None:
+            if self._wide and not self._credit and not self._outbox.size and not self.ended and not self.closed:
+                self._credit = self._most  # the answers leave together
+            sent = self.frames_out
             try:
                 self._on_frames(frames)
             except Exception as error:
                 self._loop.call_exception_handler({"message": f"the callback of {self!r} failed", "exception": error})
+            if self._posted:
+                self._leave()
+            self._credit = 0
+            self._answered = self.frames_out != sent
             return
         self._inbox.extend(frames)
         self._inbox_size += sum(map(len, frames)) + 64 * len(frames)
@@ -463,13 +538,12 @@ class Straw(ActivePore):
         """Takes what is left in the ring, at most one ring full, and closes the pore. Called before memory goes."""
         if not self.pore.closed and not self.closed:
             try:
-                left = self.pore.info().in_size
-                while left > 0 and (data := self.pore.read(_READ)):
-                    left -= len(data)
-                    self._deliver(self._reader.receive(data))
+                left = self.pore.info().in_total + self.pore.info().in_size
+                while self.pore.info().in_total < left and self._take_part():
+                    pass
             except PoreError:
                 pass
-        self.truncated = self._reader.truncated
+        self.truncated = self._reader.truncated or self._large is not None
         self.unlisten(self._news)
         ActivePore.close(self, self.ended or "closed")
 

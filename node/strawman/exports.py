@@ -16,7 +16,7 @@ from ..terms import Atom, ImproperList, Pid
 from .formats import is_address
 from .tables import is_alias
 
-__all__ = ["SERVICES", "Export", "StrawExports", "is_forged"]
+__all__ = ["SERVICES", "SIGNALS", "Export", "StrawExports", "is_forged"]
 
 #: Processes of a node itself, ours or a BEAM's, that no export can name: what kernel and stdlib register (OTP 25, 28).
 SERVICES = frozenset(
@@ -35,18 +35,21 @@ SERVICES = frozenset(
 _SYSTEM = Atom("system")
 _EXIT = Atom("EXIT")
 _DOWN = Atom("DOWN")
+#: What a message that may be forged begins with.
+SIGNALS = frozenset((GEN_CALL, _SYSTEM, _EXIT, _DOWN))
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
     """to: where envelopes go: an Atom, a Pid or (name, node). domains: who may send them; None: every domain.
 
-    sender: the message arrives as ``{straw, DomId, Msg}``.
+    sender: the message arrives as ``{straw, DomId, Msg}``. is_plain: it goes to a name here, as it is, from everybody.
     """
 
     to: Any
     domains: frozenset[int] | None
     sender: bool
+    is_plain: bool
 
 
 class StrawExports:
@@ -54,6 +57,8 @@ class StrawExports:
 
     def __init__(self) -> None:
         self._table: dict[Any, Export] = {}
+        #: find(addr): the export that an envelope's address means, or None
+        self.find: Callable[[Any], Export | None] = self._table.get
 
     def add(self, name: Any, to: Any = None, domains: Iterable[int] | None = None, sender: bool = False) -> None:
         """Let envelopes for `name` (str, Atom, or a (name, node) pair) go to `to`, itself unless given.
@@ -68,15 +73,12 @@ class StrawExports:
         for address in (key, target):
             if (address[0] if type(address) is tuple else address) in SERVICES:
                 raise ValueError(f"{address!r} is a service of the node itself: it can't be exported to straws")
-        self._table[key] = Export(target, None if domains is None else frozenset(domains), sender)
+        is_plain = type(target) is Atom and domains is None and not sender
+        self._table[key] = Export(target, None if domains is None else frozenset(domains), sender, is_plain)
 
     def remove(self, name: Any) -> None:
         """Take an export back. May be called twice."""
         self._table.pop(_address(name), None)
-
-    def find(self, addr: Any) -> Export | None:
-        """The export that an envelope's address means."""
-        return self._table.get(addr)
 
     def names(self) -> list[Any]:
         """What is exported."""

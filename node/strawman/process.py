@@ -12,13 +12,22 @@ import asyncio
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import DecodeError, EncodeError, NoConnection, PeerBusy
+from ..etf import Crossing
 from ..otp.gen import GEN_CALL, is_from, reply
 from ..runtime.peers import Peer
 from ..runtime.process import Process
 from ..terms import Atom, Pid, Reference
 from .errors import StrawError
-from .exports import SERVICES, is_forged
-from .formats import MAX_FRAME, Dialect, decode_envelope, encode_envelope, encode_terms
+from .exports import SERVICES, SIGNALS, is_forged
+from .formats import (
+    MAX_DEPTH,
+    MAX_FRAME,
+    Dialect,
+    decode_envelope,
+    encode_envelope,
+    encode_terms,
+    is_address,
+)
 from .seam import Straw
 from .tables import IdsExhausted, TableFull
 
@@ -146,7 +155,7 @@ class StrawProcess(Process):
         known: the address needs no check. EncodeError, PeerBusy, StrawError.
         """
         manager, straw, tables = self.manager, self.straw, self._tables
-        counts, domid = manager.counts, straw.domid
+        counts = manager.counts
         try:
             if not (self._told_busy and straw.busy):
                 if known and self._crossing is not None:
@@ -164,15 +173,15 @@ class StrawProcess(Process):
             self._exhausted(error)
         except EncodeError as error:
             counts.unsayable += 1
-            self.manager.warn("unsayable", "an envelope for domain %d is dropped: %s", domid, error)
-            self._tell(_FAILED, domid, (_BADARG, str(error).encode()))
+            self.manager.warn("unsayable", "an envelope for domain %d is dropped: %s", straw.domid, error)
+            self._tell(_FAILED, straw.domid, (_BADARG, str(error).encode()))
             self._tables.retract()
             raise
         counts.dropped_busy += 1
         if not self._told_busy:
             self._told_busy = True
-            self._tell(_BUSY, domid)
-        raise PeerBusy(f"domain {domid}", MAX_FRAME)
+            self._tell(_BUSY, straw.domid)
+        raise PeerBusy(f"domain {straw.domid}", MAX_FRAME)
 
     def _tell(self, *message: Any) -> None:
         for owner in self.owners:
@@ -189,15 +198,50 @@ class StrawProcess(Process):
 
     def _frames(self, frames: list[bytes]) -> None:
         """Whatever the peer wrote: it is delivered, or counted and reported. The straw lives on."""
-        format, crossing, arrived = self.straw.format, self._crossing, self._arrived
-        with self.router.delivering(self):
-            for frame in frames:
-                try:
-                    addr, message = decode_envelope(frame, format, crossing)
-                except DecodeError as error:
-                    self._unread(error)
-                else:
-                    arrived(addr, message)
+        router = self.router
+        turn = router.turn
+        turn.begin()
+        router.reading = self
+        try:
+            if self._crossing is None:
+                for frame in frames:
+                    try:
+                        addr, message = decode_envelope(frame, self.straw.format, None)
+                    except DecodeError as error:
+                        self._unread(error)
+                    else:
+                        self._arrived(addr, message)
+            else:
+                self._terms(frames, self._crossing)
+        finally:
+            router.reading = None
+            turn.finish()
+
+    def _terms(self, frames: list[bytes], crossing: Crossing) -> None:
+        """Envelopes in the format erlang. Inside the loop is what goes to a name of ours that is open to all."""
+        decode, exported, named = crossing.decode, self.manager.exports.find, self.router.registry.get
+        counts = self.manager.counts
+        for frame in frames:
+            try:
+                term = decode(frame, MAX_DEPTH, MAX_FRAME)
+                if type(term) is not tuple or len(term) != 3 or term[0] is not _ENVELOPE or len(frame) > MAX_FRAME:
+                    raise DecodeError("not an envelope")
+                _, addr, message = term
+                if type(addr) is not Atom and not is_address(addr):
+                    raise DecodeError("not an address")
+            except DecodeError as error:
+                self._unread(error)
+                continue
+            if type(addr) is Atom:
+                export = exported(addr)
+                process = named(export.to) if export is not None and export.is_plain else None
+                if process is not None and len(process.names) == 1:  # of more one may be a service
+                    head = message[0] if type(message) is tuple and message else None
+                    if type(head) is not Atom or head not in SIGNALS or not self._is_forged(addr, message):
+                        counts.received += 1
+                        process.deliver(message)
+                    continue
+            self._arrived(addr, message)
 
     def _unread(self, error: DecodeError) -> None:
         """A frame that can't be read, or names processes that are not its sender's to name."""

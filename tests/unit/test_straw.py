@@ -105,6 +105,68 @@ def test_a_slow_reader_makes_the_writer_wait(tmp_path: Path) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("wishes", RINGS)
+def test_answers_of_one_look_leave_together_and_in_order(tmp_path: Path, wishes: Terms | None) -> None:
+    async def test() -> None:
+        async with nodes(tmp_path / "h", wishes=wishes) as (_, one, other):
+            ours, theirs = await one.open(other)
+
+            def answer(frames: list[bytes]) -> None:
+                for frame in frames:
+                    assert theirs.send_nowait(frame + b" yes") and theirs.send_nowait(frame)
+
+            theirs.on_frames(answer)
+            frames = [b"%d" % n * (n % 300) for n in range(1000)]
+            for frame in frames:
+                ours.send_nowait(frame)
+            for frame in frames:
+                assert await ours.receive() == frame + b" yes"
+                assert await ours.receive() == frame
+            assert not theirs.unsent and theirs.frames_out == 2000 and theirs.frames_in == 1000
+            if wishes is None:
+                assert theirs.pore.info().pokes < 1000
+            await ours.close()
+
+    run(test)
+
+
+def test_a_callback_that_fails_has_answered_what_it_has(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with nodes(tmp_path / "h") as (_, one, other):
+            ours, theirs = await one.open(other)
+            failed: list[dict[str, object]] = []
+            asyncio.get_running_loop().set_exception_handler(lambda loop, context: failed.append(context))
+
+            def answer(frames: list[bytes]) -> None:
+                theirs.send_nowait(frames[0])
+                raise ValueError(frames)
+
+            theirs.on_frames(answer)
+            for n in range(3):
+                ours.send_nowait(b"%d" % n)
+                assert await ours.receive() == b"%d" % n
+            assert len(failed) == 3
+            await ours.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("wishes", RINGS)
+def test_a_long_frame_that_is_not_whole_at_the_end(tmp_path: Path, wishes: Terms | None) -> None:
+    async def test() -> None:
+        async with nodes(tmp_path / "h", wishes=wishes) as (_, one, other):
+            ours, theirs = await one.open(other)
+            await ours.send(b"whole")
+            ours.send_nowait(bytes(3 << 20))
+            assert await theirs.receive() == b"whole"
+            await ours.close("enough", flush=0)
+            with pytest.raises(PoreClosed):
+                await theirs.receive()
+            assert theirs.truncated
+
+    run(test)
+
+
 def test_a_callback_gets_all_that_one_look_brought(tmp_path: Path) -> None:
     async def test() -> None:
         async with nodes(tmp_path / "h") as (_, one, other):
