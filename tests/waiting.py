@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["LONG", "becomes", "run", "soon", "until"]
 
 #: Seconds until something that should happen at once is taken not to happen. None should need a tenth of it.
-LONG = 50.0
+LONG = 60.0
 #: Seconds between two looks, at the most.
 _PAUSE = 0.02
 

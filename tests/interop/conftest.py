@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 #: Seconds after which a test is taken to hang. None should need a tenth of it.
-TEST_LIMIT = 60
+TEST_LIMIT = 120
 
 
 @pytest.fixture(autouse=True)

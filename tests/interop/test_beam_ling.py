@@ -157,7 +157,7 @@ def test_two_straws_know_the_same_processes(on: Stage) -> None:
         ours = beam.submit("strawman:open(D)", D=ling.domid)
         soon(lambda: beam.eval("element(2, process_info(whereis(membrane), messages))").count("open") > 0)  # noqa: B023
         beam.eval("sys:resume(membrane)")
-        assert ling.result(opening) == {} and ours.result(20) == b"ok"
+        assert ling.result(opening) == {} and ours.result(30) == b"ok"
         soon(lambda: beam.eval("length(membrane:straws())") == "2")  # noqa: B023
         beam.eval("strawman:send({D, buddy}, whereis(double))", D=ling.domid)
         pid = ling.next("buddy")

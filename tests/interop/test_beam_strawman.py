@@ -233,14 +233,14 @@ def test_a_peer_that_speaks_lings_dialect(
                 {ok, Straw} = strawman:split(9),
                 [begin
                     Straw ! {envelope, buddy, M},
-                    receive {straw_error, 9, {badarg, _}} -> told after 9000 -> no end
+                    receive {straw_error, 9, {badarg, _}} -> told after 30000 -> no end
                  end || M <- [#{}, '\\x{20ac}', fun() -> ok end]]
                 """
             assert await beam.ask(told) == "[told,told,told]"
             # A pid of ours goes out as a LING's pid of our domain, and comes back as the process.
             ask = """
                 strawman ! {envelope, {9, buddy}, {ask, self()}},
-                receive {answer, Pid} -> Pid =:= self() after 9000 -> timeout end
+                receive {answer, Pid} -> Pid =:= self() after 30000 -> timeout end
                 """
             asking = asyncio.create_task(beam.ask(ask))
             frame = await straw.receive()

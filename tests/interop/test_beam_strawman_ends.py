@@ -27,7 +27,7 @@ def test_two_beams(domain: Callable[..., Beam], host: HostProcess, one_otp: str,
         Term = {self(), [Ref, Alias, [alias | Alias]], <<5:3>>, 'h\\x{e9}', 1.5, #{self() => [a | self()]},
                 fun lists:map/2, binary:copy(<<7>>, 1 bsl 20), "text", 1 bsl 200, -5},
         Echo ! {self(), Term},
-        receive {Back, Term} -> {node(Back) =:= node(), is_process_alive(Back)} after 9000 -> timeout end
+        receive {Back, Term} -> {node(Back) =:= node(), is_process_alive(Back)} after 30000 -> timeout end
         """
     assert one.eval(echo) == "{true,true}"
     # The echo's own pid: it can be sent to, monitored and linked to; it goes when the straw does.
@@ -43,7 +43,7 @@ def test_two_beams(domain: Callable[..., Beam], host: HostProcess, one_otp: str,
         Down = fun(X) -> receive {'DOWN', _, process, X, Why} -> Why end end,
         To ! {Down(Pid), Down(Echo), Down(Straw), receive {'EXIT', Straw, Why} -> Why end}
         """
-    ends = "watcher ! {tell, self()}, receive Ends -> Ends after 9000 -> timeout end"
+    ends = "watcher ! {tell, self()}, receive Ends -> Ends after 30000 -> timeout end"
     waits = "case whereis(watcher) of undefined -> no; P -> process_info(P, status) end"
     for how, reason in (
         ("strawman:close(6)", "peer_closed"),

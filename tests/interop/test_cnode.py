@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from beamkit.beam import unique
+from beamkit.foreign import serving
 from beamkit.runtimes import HERE, clean_env, need
 
 
@@ -59,10 +60,7 @@ def test_it_is_asked(cnode: str, start_node, environment: dict[str, str], cookie
     from node import Atom
 
     name = unique("cnode")
-    process = subprocess.Popen([cnode, "serve", name, cookie], stdout=subprocess.PIPE, env=environment)
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == b"ready\n"
+    with serving([cnode, "serve", name, cookie], environment) as ended:
         subject = start_node()
 
         async def test(node) -> None:
@@ -77,11 +75,6 @@ def test_it_is_asked(cnode: str, start_node, environment: dict[str, str], cookie
             node.send(("any_name", name), (Atom("stop"),))
 
         subject.do(test)
-        rest = process.stdout.read().decode().splitlines()
-        assert rest[0] == f"accepted {subject.name}"
-        assert rest[-1] == "stopped"
-        assert process.wait(20) == 0
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        lines = ended()
+        assert lines[0] == f"accepted {subject.name}"
+        assert lines[-1] == "stopped"

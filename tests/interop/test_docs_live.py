@@ -47,7 +47,7 @@ def test_app(cli: CommandLine, beam: Beam, tmp_path: Path, guide: str) -> None:
             crash = "try gen_server:call({calc, Py}, dance) catch exit:_ -> crashed end"
             assert beam.eval(crash, Py=name) == "crashed"
         if guide != "guide-erlang.md":
-            echoed = "{echo, Py} ! {self(), 1, hello}, receive {1, hello} -> ok after 5000 -> timeout end"
+            echoed = "{echo, Py} ! {self(), 1, hello}, receive {1, hello} -> ok after 30000 -> timeout end"
             assert beam.eval(echoed, Py=name) == "ok"
 
 

@@ -42,7 +42,7 @@ def test_echo_calc(cli: CommandLine, beam: Beam) -> None:
         assert beam.eval("net_adm:ping(Py)", Py=name) == "pong"
         assert beam.eval("gen_server:call({calc, Py}, {add, 2, 3})", Py=name) == "5"
         assert beam.eval("gen_server:call({calc, Py}, {add, 2, 0.5})", Py=name) == "2.5"
-        echoed = "{echo, Py} ! {self(), 1, hello}, receive {1, hello} -> ok after 5000 -> timeout end"
+        echoed = "{echo, Py} ! {self(), 1, hello}, receive {1, hello} -> ok after 30000 -> timeout end"
         assert beam.eval(echoed, Py=name) == "ok"
         assert beam.eval("rpc:call(Py, math, sqrt, [2.0])", Py=name) == "1.4142135623730951"
         crash = "try gen_server:call({calc, Py}, {divide, 1, 0}) catch exit:{{{python, E, _}, _}, _} -> E end"
@@ -104,7 +104,7 @@ def test_watch(cli: CommandLine, beam: Beam, start_beam) -> None:
     """watch.py"""
     name = unique("watch")
     report = """
-        Ask = fun() -> {watcher, Py} ! {report, self()}, receive Seen -> Seen after 5000 -> timeout end end,
+        Ask = fun() -> {watcher, Py} ! {report, self()}, receive Seen -> Seen after 30000 -> timeout end end,
         (fun Wait(0) -> Ask(); Wait(N) ->
             case Ask() of Seen when length(Seen) >= Count -> Seen; _ -> timer:sleep(20), Wait(N - 1) end
         end)(250)
@@ -137,7 +137,7 @@ def test_worker(cli: CommandLine, beam: Beam, erlang: Path) -> None:
             case gen_server:call(guard, status) of
                 {Pid, Reasons} when is_pid(Pid), length(Reasons) >= Count ->
                     {worker, Py} ! {self(), 7},
-                    Answer = receive {quotient, Q} -> Q after 1000 -> none end,
+                    Answer = receive {quotient, Q} -> Q after 30000 -> none end,
                     {Answer, [case R of {{python, E, _}, _} -> E; _ -> R end || R <- Reasons]};
                 _ -> timer:sleep(20), Wait(N - 1)
             end

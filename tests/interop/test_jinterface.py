@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from beamkit.beam import unique
+from beamkit.foreign import serving
 from beamkit.runtimes import HERE, clean_env, need
 
 
@@ -48,10 +49,7 @@ def test_it_is_asked(jnode: list[str], start_node, environment: dict[str, str], 
     from node import Atom
 
     name = unique("jnode")
-    process = subprocess.Popen([*jnode, "serve", name, cookie], stdout=subprocess.PIPE, env=environment)
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == b"ready\n"
+    with serving([*jnode, "serve", name, cookie], environment) as ended:
         subject = start_node()
 
         async def test(node) -> None:
@@ -64,9 +62,4 @@ def test_it_is_asked(jnode: list[str], start_node, environment: dict[str, str], 
             node.send(("jserver", name), Atom("stop"))
 
         subject.do(test)
-        assert process.stdout.read().decode().splitlines()[-1] == "stopped"
-        assert process.wait(20) == 0
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        assert ended()[-1] == "stopped"

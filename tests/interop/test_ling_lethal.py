@@ -186,7 +186,7 @@ def test_terms_of_a_beam_that_a_ling_cannot_have(on: Stage, beam: Beam) -> None:
         Deep = fun F(0) -> []; F(N) -> [F(N - 1), 0] end,
         [begin
             Straw ! {envelope, buddy, Term},
-            receive {straw_error, 5, {badarg, _}} -> told after 9000 -> {no, Term} end
+            receive {straw_error, 5, {badarg, _}} -> told after 30000 -> {no, Term} end
          end || Term <- [#{}, [#{a => 1}], '\\x{20ac}', fun() -> ok end, Deep(999)]]
         """
     assert beam.eval(told, Node=node.name) == "[told,told,told,told,told]"

@@ -144,7 +144,7 @@ class Python:
         await self.node.strawman.send(LING, "inbox", message)
 
     async def strawman(self, request: Any) -> Any:
-        return await self.node.call("strawman", request, timeout=10)
+        return await self.node.call("strawman", request, timeout=30)
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ class Member(GenServer):
             assert ok is Atom("ok"), name
         pid = await me.call(name, PID)
         me.send(pid, (NOTE, me.pid, 5))
-        noted = await me.receive(lambda message: type(message) is tuple and message[0] is NOTED, timeout=9)
+        noted = await me.receive(lambda message: type(message) is tuple and message[0] is NOTED, timeout=30)
         assert noted[2] == 5
         self.reply(caller, [await me.call(name, WHO), await me.call(pid, WHO), noted[1]])
 
@@ -107,7 +107,7 @@ class Picture:
         return await self.nodes["east"].strawman.proxy(DOMIDS[who], "member")
 
     async def ask(self, who: str, request: Any) -> Any:
-        return await self.nodes["east"].call(await self.of(who), request, timeout=20)
+        return await self.nodes["east"].call(await self.of(who), request, timeout=30)
 
 
 @contextlib.asynccontextmanager
@@ -179,7 +179,7 @@ def test_in_json_too(start_beam: Callable[..., Beam], rundir: str) -> None:
                 if who == "lone":
                     return await picture.nodes["lone"].call("member", request)
                 to = await west.strawman.proxy(DOMIDS[who], "member") if who == "bare" else await picture.of(who)
-                return await west.call(to, request, timeout=20)
+                return await west.call(to, request, timeout=30)
 
             pairs = 0
             for who in EVERYBODY:

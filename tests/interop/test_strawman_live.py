@@ -64,7 +64,7 @@ class Domain:
         return await self.rpc("next")
 
     async def strawman(self, request: Any) -> Any:
-        return await self._driver.call(("strawman", self.name), request, timeout=10)
+        return await self._driver.call(("strawman", self.name), request, timeout=30)
 
     async def counts(self, name: str, least: int) -> int:
         """Waits until so many are counted."""
@@ -282,7 +282,7 @@ def test_a_peer_that_speaks_lings_dialect(cli: CommandLine, rundir: str, cookie:
                 {ok, Pid} = gen_server:call({strawman, B}, {split, 9}),
                 [begin
                     Pid ! {envelope, buddy, M},
-                    receive {straw_error, 9, {badarg, _}} -> told after 9000 -> no end
+                    receive {straw_error, 9, {badarg, _}} -> told after 30000 -> no end
                  end || M <- [fun() -> ok end, #{}, {self(), #{}}, '\\x{20ac}']]
                 """
             assert beam.eval(told, B=b.name) == "[told,told,told,told]"

@@ -38,7 +38,7 @@ reach(Route) ->
     Pid = gen_server:call(Name, pid),
     Ref = make_ref(),
     Pid ! {note, self(), Ref},
-    Noted = receive {noted, Label, Ref} -> Label after 9000 -> nothing end,
+    Noted = receive {noted, Label, Ref} -> Label after 30000 -> nothing end,
     [gen_server:call(Name, who), gen_server:call(Pid, who), Noted].
 
 address({node, Node}) -> {member, binary_to_atom(Node)};

@@ -37,7 +37,7 @@ check([{N, Term} | Rest], Seed) ->
                 true -> check(Rest, Seed);
                 false -> {failed, N, Term}
             end
-    after 5000 -> {failed, N, Term}
+    after 20000 -> {failed, N, Term}
     end.
 
 %% =:= and, as 0.0 =:= -0.0 before OTP 27, as many negative zeros.
@@ -52,7 +52,7 @@ zeros(_) -> 0.
 echo(Node, Term) ->
     Ref = make_ref(),
     {echo, Node} ! {self(), Ref, Term},
-    receive {Ref, Back} -> {ok, Back} after 2000 -> nothing end.
+    receive {Ref, Back} -> {ok, Back} after 10000 -> nothing end.
 
 echoes(Node, Term) ->
     case echo(Node, Term) of

@@ -28,7 +28,7 @@ stop() ->
     Pid = whereis(strawman),
     Monitor = monitor(process, Pid),
     exit(whereis(strawman_keeper), shutdown),
-    receive {'DOWN', Monitor, process, Pid, Why} -> Why after 9000 -> hangs end.
+    receive {'DOWN', Monitor, process, Pid, Why} -> Why after 30000 -> hangs end.
 
 %% Who has started a server is its parent: it stays.
 keep(Start) ->
@@ -65,7 +65,7 @@ collect(Messages) ->
 
 next() ->
     inbox ! {'$next', self()},
-    receive {next, Message} -> Message after 9000 -> exit(nothing_came) end.
+    receive {next, Message} -> Message after 30000 -> exit(nothing_came) end.
 
 %% Opens on first use, as LING's {DomId, Name} ! Msg does.
 send(Domid, Message) -> send(Domid, inbox, Message).
