@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 from beamkit.beam import Beam
+from waiting import LONG
 
 from node import Atom
 
 pytestmark = pytest.mark.usefixtures("python_only")
-LONG = 20.0
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import pytest
 from beamkit.beam import Beam, unique
 from beamkit.runtimes import HERE, find_runtime, need
-
-LONG = 20.0
+from waiting import LONG
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import signal
 
 import pytest
 from beamkit.beam import Beam
+from waiting import LONG
 
 from node import Atom, NoConnection, PeerBusy
 from node.net.options import NetOptions
@@ -17,7 +18,6 @@ from node.net.options import NetOptions
 pytestmark = pytest.mark.usefixtures("python_only")
 BLOCK = bytes(1 << 18)
 HARD_LIMIT = 8 << 20
-LONG = 20.0
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 from beamkit.beam import Beam, unique
+from waiting import LONG
 
 from node import (
     Atom,
@@ -26,7 +27,6 @@ from node import (
 pytestmark = pytest.mark.usefixtures("python_only")
 
 #: Seconds that a call may take on a slow machine; no test waits for it.
-LONG = 20.0
 
 
 @pytest.fixture

@@ -7,12 +7,11 @@ import signal
 
 import pytest
 from beamkit.beam import Beam
-from waiting import until
+from waiting import LONG, until
 
 from node import Atom, CallError, NoConnection, NodeDown, NodeError
 
 pytestmark = pytest.mark.usefixtures("python_only")
-LONG = 20.0
 
 
 @pytest.mark.parametrize("how", ["kill", "halt"])

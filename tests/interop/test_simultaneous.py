@@ -7,12 +7,12 @@ from functools import partial
 
 import pytest
 from beamkit.beam import Beam, unique
+from waiting import LONG
 
 from node import Atom
 
 pytestmark = pytest.mark.usefixtures("python_only")
 ROUNDS = 50
-LONG = 20.0
 
 
 async def idle(*nodes) -> None:

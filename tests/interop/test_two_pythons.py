@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 import pytest
 from beamkit import pyapp
 from beamkit.beam import unique
+from waiting import LONG
 
 from node import Atom, CallExit, NoConnection, Node, NodeDown, NoProc, RemoteError
 
 pytestmark = pytest.mark.usefixtures("python_only", "epmd_env")
-LONG = 20.0
 
 
 @pytest.fixture(params=["one process", "two processes"])

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 from beamkit.runtimes import need
+from waiting import LONG
 
 from pores.xenstore.server import StoreServer
 
-LONG = 30.0
 XEN = Path("/usr/lib/xen-4.17/bin")
 TEST_XENSTORE = XEN / "test-xenstore"
 CONTROL = XEN / "xenstore-control"  # the one in /usr/bin asks for a hypervisor first

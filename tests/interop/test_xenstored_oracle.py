@@ -19,6 +19,7 @@ from random import Random
 
 import pytest
 from beamkit.runtimes import need
+from waiting import LONG
 
 from pores.xenstore.commands import Service
 from pores.xenstore.tree import Tree
@@ -28,7 +29,6 @@ XENSTORED = Path("/usr/lib/xen-4.17/bin/xenstored")
 SHIM = Path(__file__).parent / "c" / "xenstored_shim.c"
 PAGE = 4096
 HALF = 1024
-LONG = 20.0
 
 Speak = Callable[[bytes], None]
 

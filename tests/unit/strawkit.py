@@ -106,6 +106,7 @@ class MemoryCarrier:
     async def open(self, domid: int, format: Format) -> MemoryStraw:
         await asyncio.sleep(0)
         if self.host.answers is not None:
+            self.host.openers += 1
             await self.host.answers.wait()
         peer = self.host.domains.get(domid)
         if peer is None:
@@ -127,6 +128,8 @@ class MemoryHost:
         self.dialect = dialect
         self.domains: dict[int, MemoryCarrier] = {}
         self.answers: asyncio.Event | None = None
+        """What those who open a straw wait for; `openers` is how many do."""
+        self.openers = 0
         self.up = True
 
     async def connect(self, host: str | None, domid: int) -> MemoryCarrier:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import LONG, until
 
 from pores.errors import BackendUnavailable
 from pores.host import limits, rundir, server, spawn, wire
@@ -78,7 +79,7 @@ def run(path: Path, test: Callable[[Host], Awaitable[None]], **options: Any) -> 
         host = Host(path / "host", **options)
         await host.start()
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(LONG):
                 await test(host)
         finally:
             await host.close()
@@ -108,8 +109,7 @@ def test_domain_ids(tmp_path: Path) -> None:
         assert (await clients[3].ask(wire.DOMAINS))[0] == (3, 1, 7, 8)
         for client in clients:
             client.close()
-        while host.domids:
-            await asyncio.sleep(0.001)
+        await until(lambda: not host.domids)
         again = Client(host.rundir.socket)
         assert await again.hello() == 9  # never one that was used
         again.close()
@@ -185,8 +185,7 @@ def test_channels_are_bound_once_by_the_domain_they_are_for(tmp_path: Path) -> N
         (_,), (waiting,) = await one.ask(wire.EVTCHN_ALLOC, b)
         for client in (one, two, three):
             client.close()
-        while host.domids:
-            await asyncio.sleep(0.001)
+        await until(lambda: not host.domids)
         assert os.read(waiting, 1) == b""
         os.close(waiting)
 
@@ -228,8 +227,7 @@ def test_each_domain_has_its_store(tmp_path: Path) -> None:
             assert answer[16:] == str(domid).encode()
         assert host.rundir.domain_store(domid).is_socket()
         client.close()
-        while host.domids:
-            await asyncio.sleep(0.001)
+        await until(lambda: not host.domids)
         assert not host.rundir.domain_store(domid).exists()
 
     run(tmp_path, test)
@@ -277,8 +275,7 @@ def test_a_refused_greeting_leaves_nothing(tmp_path: Path) -> None:
             second.close()
         assert len(host._clients) == 1
         first.close()
-        while host._clients:
-            await asyncio.sleep(0.001)
+        await until(lambda: not host._clients)
 
     run(tmp_path, test)
 
@@ -318,8 +315,7 @@ def test_connections_of_a_user_and_in_all(
         for _ in range(2):
             clients.pop().close()
         clients.pop(0).close()
-        while len(host._clients) > 3:
-            await asyncio.sleep(0.001)
+        await until(lambda: len(host._clients) <= 3)
         await join(os.getuid())
         with pytest.raises(OSError):
             await join(os.getuid())
@@ -341,14 +337,12 @@ def test_strangers_do_not_take_the_room_of_others(tmp_path: Path, monkeypatch: p
         for _ in range(3):
             silent.append(Client(host.rundir.socket))
             uid += 1  # together, not each
-            while len(host._clients) < len(silent):
-                await asyncio.sleep(0.001)
+            await until(lambda: len(host._clients) == len(silent))
         late = Client(host.rundir.socket)
         with pytest.raises(ConnectionResetError):
             await late.packet()
         silent.pop().close()
-        while len(host._clients) > 2:
-            await asyncio.sleep(0.001)
+        await until(lambda: len(host._clients) <= 2)
         asks = Client(host.rundir.socket)
         for op in (wire.DOMAINS, wire.HELLO):  # they are not told who is there, either
             with pytest.raises((PermissionError, ConnectionError)):
@@ -456,8 +450,7 @@ def test_a_host_starts_by_itself_once(tmp_path: Path, monkeypatch: pytest.Monkey
         with pytest.raises(ConnectionResetError):
             await client.event()
         client.close()
-        while process.returncode is None:  # nobody has to wait for it: it leaves no zombie
-            await asyncio.sleep(0.001)
+        await until(lambda: process.returncode is not None)  # nobody has to wait for it: it leaves no zombie
 
     asyncio.run(main())
 
@@ -474,8 +467,7 @@ def test_a_host_that_was_started_by_hand_meanwhile(tmp_path: Path, monkeypatch: 
         await by_hand.start()
         await starting
         (process,) = spawned
-        while process.returncode is None:
-            await asyncio.sleep(0.001)
+        await until(lambda: process.returncode is not None)
         assert process.returncode
         await by_hand.close()
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from waiting import LONG, until
 
 from node import (
     Atom,
@@ -35,7 +36,7 @@ NORMAL, EXIT, DOWN = Atom("normal"), Atom("EXIT"), Atom("DOWN")
 def run(test: Callable[[Node], Awaitable[None]], **options: Any) -> None:
     async def main() -> None:
         async with Node("unit@127.0.0.1", "secret", listen=None, **options) as node:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(LONG):
                 await test(node)
 
     asyncio.run(main())
@@ -111,9 +112,7 @@ def test_links_carry_exits_and_trapping_makes_messages() -> None:
         first = node.spawn(parent)
         async with node.process() as me:
             me.link(first.pid)
-            await asyncio.sleep(0)
-            while node.whereis("child") is None:
-                await asyncio.sleep(0.001)
+            await until(lambda: node.whereis("child") is not None)
             me.send("child", 1)
             assert await me.receive() == (EXIT, first.pid, Atom("boom"))
         assert not first.alive
@@ -272,8 +271,7 @@ def test_gen_server_timeout_reaches_handle_info() -> None:
         server = Calc()
         node.register("calc", server)
         node.send("calc", 1)
-        while getattr(server, "total", 0) != 200:  # once by the message, once by the timeout
-            await asyncio.sleep(0.01)
+        await until(lambda: getattr(server, "total", 0) == 200)  # once by the message, once by the timeout
 
     run(test)
 
@@ -319,13 +317,13 @@ def test_terminate_is_called_at_every_end_but_kill() -> None:
     async def test(node: Node) -> None:
         for name in ("a", "b", "c", "d"):
             node.register(name, Server)
-        await asyncio.sleep(0.01)
         async with node.process() as me:
             with pytest.raises(CallExit):
                 await me.call("a", 1)
             me.send_exit(node.whereis("b"), "stop_please")
             me.send_exit(node.whereis("c"), "kill")
-        await asyncio.sleep(0.01)
+        await until(lambda: node.whereis("b") is None and node.whereis("c") is None)
+        await until(lambda: len(ended) == 2)
 
     run(test)
     assert [reason if isinstance(reason, Atom) else reason[0][1] for reason in ended] == [
@@ -382,8 +380,7 @@ def test_order_is_kept_in_worker_threads() -> None:
         node.register("sink", got.append)
         for number in range(2000):
             node.send("sink", number)
-        while len(got) < 2000:
-            await asyncio.sleep(0.001)
+        await until(lambda: len(got) >= 2000)
 
     run(test)
     assert got == list(range(2000))
@@ -396,9 +393,7 @@ def test_restarts() -> None:
         assert first is not None and quiet is not None
         first.kill()
         quiet.end(NORMAL)
-        await asyncio.sleep(0.01)
-        pid = node.whereis("calc")
-        assert pid is not None and pid != first.pid
+        await until(lambda: node.whereis("calc") not in (None, first.pid))
         assert node.whereis("quiet") is None
 
     run(test)
@@ -514,15 +509,19 @@ def test_nothing_comes_from_a_process_after_its_end() -> None:
 
 def test_a_server_may_send_while_the_node_closes() -> None:
     got: list[Any] = []
+    began: list[Any] = []
 
     class Last(GenServer):
+        def init(self) -> None:
+            began.append(self)
+
         async def terminate(self, reason: Any) -> None:
             self.send("sink", reason)
 
     async def test(node: Node) -> None:
         node.register("sink", got.append, inline=True)
         node.register("last", Last)
-        await asyncio.sleep(0.01)
+        await until(lambda: began)
 
     run(test)
     assert got == [Atom("shutdown")]

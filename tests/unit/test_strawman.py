@@ -7,19 +7,16 @@ import logging
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
+from strawkit import Inbox, MemoryHost
+from waiting import LONG, until
 
 from node import Atom, CallExit, EncodeError, GenServer, Node, NoProc, Process, StrawError
 from node.strawman import manager
 from node.strawman.formats import Dialect, encode_envelope
 from node.strawman.manager import Strawman
-
-sys.path.insert(0, str(Path(__file__).parent))  # strawkit; there is no __init__.py below tests/
-
-from strawkit import Inbox, MemoryHost
 
 OK, ERROR, ENVELOPE = Atom("ok"), Atom("error"), Atom("envelope")
 BUDDY, OPEN, SPLIT, CLOSE, STRAW = Atom("buddy"), Atom("open"), Atom("split"), Atom("close"), Atom("straw")
@@ -30,7 +27,7 @@ def run(test: Callable[[MemoryHost, Node, Node], Awaitable[None]], dialect: Dial
 
     async def main() -> None:
         host = MemoryHost(dialect)
-        async with asyncio.timeout(20), host.node("a", 1) as a, host.node("b", 2) as b:
+        async with asyncio.timeout(LONG), host.node("a", 1) as a, host.node("b", 2) as b:
             await test(host, a, b)
 
     asyncio.run(main())
@@ -258,7 +255,7 @@ def test_lings_are_told_what_they_understand() -> None:
                 with pytest.raises(EncodeError):
                     await a.strawman.send(2, "buddy", wrong)
                 me.send(pid, (ENVELOPE, BUDDY, wrong))
-                told = await me.receive(timeout=5)
+                told = await me.receive(timeout=LONG)
                 assert told[:2] == (Atom("straw_error"), 2)
             assert a.strawman.tables(2).pids == 0
             a.strawman.ling_maps = True
@@ -285,7 +282,7 @@ def test_back_pressure() -> None:
             for _ in range(3):
                 me.send(pid, (ENVELOPE, BUDDY, "dropped"))
             assert await a.call(pid, (ENVELOPE, BUDDY, 1)) == (ERROR, Atom("straw_busy"))
-            assert await me.receive(timeout=5) == (Atom("straw_busy"), 2)
+            assert await me.receive(timeout=LONG) == (Atom("straw_busy"), 2)
             assert not waiting.done()
             theirs.resume()
             await waiting
@@ -360,7 +357,7 @@ def test_the_straw_of_the_lower_domain_is_sent_on() -> None:
         a.register("buddy", inbox, straw=True)
         host.answers = asyncio.Event()
         both = asyncio.gather(a.strawman.open(2), b.strawman.open(1), return_exceptions=True)
-        await asyncio.sleep(0.01)
+        await until(lambda: host.openers == 2)
         host.answers.set()
         await both
         assert len(host.domains[1].straws) == 2
@@ -406,7 +403,7 @@ def test_a_dead_host_and_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_envelopes_wait_for_the_app() -> None:
     async def main() -> None:
         host = MemoryHost()
-        async with asyncio.timeout(20), host.node("a", 1) as a:
+        async with asyncio.timeout(LONG), host.node("a", 1) as a:
             inbox = Inbox()
             b = host.node("b", 2)
             sent = asyncio.Event()
@@ -482,7 +479,7 @@ def test_sys_get_state() -> None:
         async with a.process() as me:
             ref = a.router.new_ref()
             me.send("strawman", (Atom("system"), (me.pid, ref), Atom("get_state")))
-            assert (await me.receive(timeout=5))[0] == ref
+            assert (await me.receive(timeout=LONG))[0] == ref
 
     run(test)
 

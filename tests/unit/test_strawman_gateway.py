@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
+from strawkit import Inbox, MemoryHost, MemoryStraw
+from waiting import LONG, until
 
 from node import (
     Atom,
@@ -32,10 +32,6 @@ from node.strawman.formats import Dialect
 from node.strawman.tables import Counted
 from node.terms import LingPid
 
-sys.path.insert(0, str(Path(__file__).parent))  # strawkit; there is no __init__.py below tests/
-
-from strawkit import Inbox, MemoryHost, MemoryStraw
-
 OK, ERROR, ENVELOPE, PROXY = Atom("ok"), Atom("error"), Atom("envelope"), Atom("proxy")
 BUDDY, DOWN, PROCESS, NOCONNECTION = Atom("buddy"), Atom("DOWN"), Atom("process"), Atom("noconnection")
 CALL, ALIAS, EXIT = Atom("$gen_call"), Atom("alias"), Atom("EXIT")
@@ -50,15 +46,10 @@ def run(test: Test, dialect: Dialect = "otp") -> None:
 
     async def main() -> None:
         host = MemoryHost(dialect)
-        async with asyncio.timeout(20), host.node("a", 1) as a, host.node("b", 2) as b:
+        async with asyncio.timeout(LONG), host.node("a", 1) as a, host.node("b", 2) as b:
             await test(host, a, b)
 
     asyncio.run(main())
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():
-        await asyncio.sleep(0)
 
 
 def crossing(node: Node, domid: int) -> Crossing:
@@ -112,11 +103,11 @@ def test_a_pid_goes_and_comes_back(dialect: Dialect) -> None:
             )
             # From Python, from any process, the same pid again: the other side gets its own pid.
             b.send(pid, (Atom("hello"), pid, b.router.caller.pid))
-            hello, mine, theirs = await me.receive(timeout=5)
+            hello, mine, theirs = await me.receive(timeout=LONG)
             assert (hello, mine) == (Atom("hello"), me.pid)
             assert a.strawman.place(theirs) is not None
             await b.strawman.send(1, pid, "by envelope")
-            assert await me.receive(timeout=5) == b"by envelope"
+            assert await me.receive(timeout=LONG) == b"by envelope"
             assert a.strawman.tables(2) == Counted(1, 0, 1, 0)
             assert b.strawman.tables(1) == Counted(1, 0, 1, 0)
         assert a.strawman.tables(2) == Counted(0, 0, 1, 0), "the process has ended"
@@ -171,7 +162,7 @@ def test_references(dialect: Dialect) -> None:
             terms = [*refs, ImproperList((ALIAS,), refs[4]), [ImproperList((ALIAS,), refs[0]), 2]]
             terms += [ImproperList((1, ALIAS), refs[0]), ImproperList((ImproperList((ALIAS,), refs[1]),), 3)]
             me.send(here, (me.pid, terms))
-            assert await me.receive(timeout=5) == terms
+            assert await me.receive(timeout=LONG) == terms
             # none of them was a call that was answered: they wait for their time
             assert a.strawman.tables(2).refs == (3 if dialect == "otp" else 6)
 
@@ -199,9 +190,9 @@ def test_the_end_of_the_straw_is_noconnection(closing: str) -> None:
                 assert await b.strawman.close(1)
             else:
                 host.die()
-            assert await watcher.receive(timeout=5) == (DOWN, ref, PROCESS, pid, NOCONNECTION)
-            assert await linked.receive(timeout=5) == (EXIT, pid, NOCONNECTION)
-            assert await me.receive(timeout=5) == (DOWN, by_name, PROCESS, name, NOCONNECTION)
+            assert await watcher.receive(timeout=LONG) == (DOWN, ref, PROCESS, pid, NOCONNECTION)
+            assert await linked.receive(timeout=LONG) == (EXIT, pid, NOCONNECTION)
+            assert await me.receive(timeout=LONG) == (DOWN, by_name, PROCESS, name, NOCONNECTION)
             for node in (a, b):
                 await until(lambda node=node: node.strawman.tables(3 - 1) == EMPTY)
                 assert not node.strawman._gateways
@@ -222,7 +213,7 @@ def test_signals_do_not_cross() -> None:
                 other.link(me.pid)
                 me.trap_exit = True
             me.send_exit(other.pid, "kill")
-            assert (await me.receive(timeout=5))[2] == Atom("killed")
+            assert (await me.receive(timeout=LONG))[2] == Atom("killed")
             assert await me.call(server, 4) == await me.call(name, 4) == 8
             ref = me.monitor(server)
             me.demonitor(ref)
@@ -401,7 +392,7 @@ def test_a_name_on_a_json_straw() -> None:
                 me.send(name, me.pid)
             assert a.strawman.tables(2) == Counted(0, 0, 0, 1)
             await b.strawman.close(1)
-            assert await me.receive(timeout=5) == (DOWN, ref, PROCESS, name, NOCONNECTION)
+            assert await me.receive(timeout=LONG) == (DOWN, ref, PROCESS, name, NOCONNECTION)
 
     run(test)
 
@@ -413,7 +404,7 @@ def test_a_chain(dialect: Dialect) -> None:
     async def main() -> None:
         host = MemoryHost(dialect)
         async with (
-            asyncio.timeout(20),
+            asyncio.timeout(LONG),
             host.node("a", 1) as a,
             host.node("b", 2) as b,
             host.node("c", 3) as c,
@@ -434,7 +425,7 @@ def test_a_chain(dialect: Dialect) -> None:
                 await until(lambda: b.strawman.tables(3) == EMPTY)
                 assert b.strawman.tables(1).pids == 0
                 await b.strawman.close(1)
-                assert await me.receive(timeout=5) == (DOWN, ref, PROCESS, server, NOCONNECTION)
+                assert await me.receive(timeout=LONG) == (DOWN, ref, PROCESS, server, NOCONNECTION)
                 with pytest.raises(NodeDown):
                     await later
             assert a.strawman.tables(2) == b.strawman.tables(1) == EMPTY
@@ -541,7 +532,7 @@ def test_forged_pids() -> None:
     async def main() -> None:
         host = MemoryHost()
         async with (
-            asyncio.timeout(20),
+            asyncio.timeout(LONG),
             host.node("a", 1) as a,
             host.node("b", 2) as b,
             host.node("c", 3) as c,
@@ -614,7 +605,7 @@ def test_a_forged_reply_reaches_no_alias() -> None:
             [id] = [id for id, pid in crossing(a, 2).given.items() if pid == other.pid]
             enemy = host.domains[2].straws[0]
             enemy.send_nowait(encode((ENVELOPE, LingPid(0, 1, id), (tag, "to the wrong one")), dialect="ling"))
-            got = await other.receive(timeout=5)
+            got = await other.receive(timeout=LONG)
             assert type(got[0]) is ImproperList and got[1] == b"to the wrong one"
             assert not call.done()
             assert a.strawman.tables(2).refs == 1
@@ -692,7 +683,7 @@ def test_two_straws_to_one_domain_share_their_pids(dialect: Dialect) -> None:
         b.register("buddy", inbox, straw=True)
         host.answers = asyncio.Event()
         both = asyncio.gather(a.strawman.open(2), b.strawman.open(1), return_exceptions=True)
-        await asyncio.sleep(0.01)
+        await until(lambda: host.openers == 2)
         host.answers.set()
         await both
         assert len(host.domains[1].straws) == 2
@@ -704,14 +695,14 @@ def test_two_straws_to_one_domain_share_their_pids(dialect: Dialect) -> None:
             [id] = crossing(a, 2).given
             for straw in host.domains[2].straws:
                 straw.send_nowait(frame(LingPid(0, 1, id), straw.opened_by_us))
-            assert {await me.receive(timeout=5), await me.receive(timeout=5)} == {True, False}
+            assert {await me.receive(timeout=LONG), await me.receive(timeout=LONG)} == {True, False}
             for number, straw in enumerate(list(host.domains[1].straws)):
                 b.send(pid, number)
-                assert await me.receive(timeout=5) == number
+                assert await me.receive(timeout=LONG) == number
                 straw.close("gone")
                 await asyncio.sleep(0)
                 await until(lambda number=number: len(b.strawman._straws.get(1, ())) == 1 - number)
-            assert await me.receive(timeout=5) == (DOWN, ref, PROCESS, name, NOCONNECTION)
+            assert await me.receive(timeout=LONG) == (DOWN, ref, PROCESS, name, NOCONNECTION)
         assert a.strawman.tables(2) == b.strawman.tables(1) == EMPTY
 
     run(test, dialect)

@@ -453,14 +453,14 @@ async def test_drain_ends_with_the_peer() -> None:
 
 @run
 async def test_ticks_keep_an_idle_connection_and_silence_ends_it() -> None:
-    async with nodes("a@h", "b@h", net_ticktime=0.4) as (a, b):
+    async with nodes("a@h", "b@h", net_ticktime=1.0) as (a, b):
         await a.peer(b).connect()
         await b.handler.until(lambda: b.handler.seen)
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(2.0)
         assert a.handler.kinds() == b.handler.kinds() == ["up"]
         b.peer(a).pause_reading("slow")  # ticks go on both ways
         a.send(b, b"while paused")
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(2.0)
         assert a.handler.kinds() == b.handler.kinds() == ["up"]
         assert b.handler.payloads == [b"while paused"]  # one receive in three quarters of the ticktime
         b.peer(a).resume_reading("slow")
