@@ -9,6 +9,8 @@
 %% It is not the codec: straw_codec turns terms into frames with the help of this module.
 -module(straw_ids).
 -export([new/1, down/2, expire/2, stop/1, counts/1, proxy/2]).
+%% The ends of processes, as the two sides tell each other:
+-export([is_given/2, ended/3, ask_proxies/1, is_passed/2]).
 %% For straw_codec:
 -export([dialect/1, domid/1, give/2, take/3, take_own/2, refer/4, restore/2, replied/2, owner/1,
          count_late/1, forget_refs/2]).
@@ -50,12 +52,13 @@
               idle :: non_neg_integer(),
               our_node :: binary(),             % that references of our table are of, on the wire
               peer_node :: atom(),              % that the peer's own references are of, here
+              secret :: reference(),            % of the straw and its proxies
               start :: non_neg_integer(),       % the first id
               spent = 0 :: non_neg_integer(),   % ids given out, ever
               ids = #{} :: #{pid() => non_neg_integer()},
               given = #{} :: #{non_neg_integer() => pid()},
               proxies = #{} :: #{place() => {pid(), integer()}},   % and when it was last seen in a frame, monotonic ms
-              proxied = #{} :: #{pid() => place()},
+              proxied = #{} :: #{pid() => {place(), Monitor :: reference()}},
               swept :: integer(),               % when idle proxies were last looked for
               monitors = #{} :: #{reference() => pid()},
               serial :: pos_integer(),          % of references
@@ -91,6 +94,7 @@ new(#{domid := Ours, peer := Peer} = Options) ->
          idle = maps:get(idle, Options, ?IDLE),
          our_node = atom_to_binary(domain_node(Ours), utf8),
          peer_node = domain_node(Peer),
+         secret = make_ref(),
          start = rand:uniform(?IDS) - 1,
          swept = erlang:monotonic_time(millisecond) - ?SWEEP,
          serial = rand:uniform(1 bsl 80)}.
@@ -115,7 +119,7 @@ gone(Pid, #ids{ids = Known, given = Given, proxied = Proxied, proxies = Proxies}
                error -> Ids0
            end,
     Ids2 = case maps:take(Pid, Proxied) of
-               {Key, Others} -> Ids1#ids{proxied = Others, proxies = maps:remove(Key, Proxies)};
+               {{Place, _}, Others} -> Ids1#ids{proxied = Others, proxies = maps:remove(Place, Proxies)};
                error -> Ids1
            end,
     lists:foldl(fun drop_ref/2, Ids2, maps:keys(maps:get(Pid, Ids2#ids.owned, #{}))).
@@ -160,8 +164,8 @@ proxy_for(Place, #ids{proxies = Proxies, limits = #{proxies := Limit}} = Ids) ->
 
 -spec new_proxy(place(), integer(), ids()) -> {ok, pid(), ids()}.
 new_proxy(Place, Now, #ids{proxies = Proxies, proxied = Proxied, monitors = Monitors, straw = Straw} = Ids) ->
-    {Pid, Monitor} = straw_proxy:start(Straw, if is_integer(Place) -> self; true -> Place end),
-    {ok, Pid, Ids#ids{proxies = Proxies#{Place => {Pid, Now}}, proxied = Proxied#{Pid => Place},
+    {Pid, Monitor} = straw_proxy:start(Straw, if is_integer(Place) -> self; true -> Place end, Ids#ids.secret),
+    {ok, Pid, Ids#ids{proxies = Proxies#{Place => {Pid, Now}}, proxied = Proxied#{Pid => {Place, Monitor}},
                       monitors = Monitors#{Monitor => Pid}}}.
 
 %% The proxies of processes that nobody has used for long, and nobody holds by link or monitor. They end as if the other
@@ -171,7 +175,37 @@ make_room(Now, #ids{swept = Swept} = Ids) when Now - Swept < ?SWEEP -> Ids;
 make_room(Now, #ids{proxies = Proxies, straw = Straw, idle = Time} = Ids) ->
     Idle = [Pid || {Id, {Pid, Seen}} <- maps:to_list(Proxies), is_integer(Id), Now - Seen >= Time,
                    straw_proxy:is_idle(Pid, Time)],
-    lists:foldl(fun(Pid, Acc) -> straw_proxy:stop(Pid, Straw), down(Pid, Acc) end, Ids#ids{swept = Now}, Idle).
+    lists:foldl(fun(Pid, Acc) -> straw_proxy:stop(Pid, Straw), forget_proxy(Pid, Acc) end, Ids#ids{swept = Now}, Idle).
+
+%% It ends, but we need not be told.
+-spec forget_proxy(pid(), ids()) -> ids().
+forget_proxy(Pid, #ids{proxied = Proxied, monitors = Monitors} = Ids) ->
+    #{Pid := {_, Monitor}} = Proxied,
+    demonitor(Monitor, [flush]),
+    gone(Pid, Ids#ids{monitors = maps:remove(Monitor, Monitors)}).
+
+%% Whether the peer knows this process as one of ours.
+-spec is_given(pid(), ids()) -> boolean().
+is_given(Pid, #ids{ids = Known}) -> is_map_key(Pid, Known).
+
+%% The peer says that a process of its has ended: its proxy ends likewise. error: it is none of the peer's.
+-spec ended(pid(), term(), ids()) -> {ok, ids()} | error.
+ended(Proxy, Reason, #ids{proxied = Proxied, secret = Secret} = Ids) ->
+    case Proxied of
+        #{Proxy := {Id, _}} when is_integer(Id) ->
+            straw_proxy:ended(Proxy, Secret, Reason),
+            {ok, forget_proxy(Proxy, Ids)};
+        #{} -> error
+    end.
+
+%% Each proxy will answer when all that it has been sent until now is with the straw: a message that is_passed/2 knows.
+-spec ask_proxies(ids()) -> #{pid() => []}.
+ask_proxies(#ids{proxied = Proxied, secret = Secret}) ->
+    maps:map(fun(Proxy, _) -> straw_proxy:ask(Proxy, Secret), [] end, Proxied).
+
+-spec is_passed(reference(), ids()) -> boolean().
+is_passed(Secret, #ids{secret = Secret}) -> true;
+is_passed(_, _) -> false.
 
 %% ---- for straw_codec ----
 
@@ -188,7 +222,7 @@ give(Pid, #ids{ids = Known, ours = Ours, proxied = Proxied, peer = Peer} = Ids) 
         #{Pid := Id} -> {ok, ours, Ours, Id, Ids};
         #{} ->
             case Proxied of
-                #{Pid := Id} when is_integer(Id) -> {ok, peers, Peer, Id, Ids};
+                #{Pid := {Id, _}} when is_integer(Id) -> {ok, peers, Peer, Id, Ids};
                 #{} -> give_new(Pid, Ids)
             end
     end.

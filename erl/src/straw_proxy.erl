@@ -1,24 +1,33 @@
 %% A process that stands for one of another domain: a message to it goes there as an envelope.
 %%
-%% It can be linked to and monitored; it ends with noconnection when the straw's process ends, however that was. Exit
-%% signals don't cross a straw: it takes none but kill, so that a process which linked to it and dies does not end it
-%% for others. It keeps nothing: what can't be sent is dropped and counted where the straw is.
+%% It can be linked to and monitored; it ends with its process, where the peer tells of that, and with noconnection when
+%% the straw's process ends, however that was. Exit signals don't cross a straw: it takes none but kill, so that a process
+%% which linked to it and dies does not end it for others. It keeps nothing: what can't be sent is dropped and counted
+%% where the straw is.
 -module(straw_proxy).
--export([start/2, stop/2, is_idle/2]).
--export([init/2, loop/3]).
+-export([start/3, stop/2, ended/3, ask/2, is_idle/2]).
+-export([init/3, loop/4]).
 
 %% An idle proxy gives its heap back: there may be thousands. Milliseconds.
 -define(IDLE, 2000).
 
 %% Straw: the process that takes {envelope, Addr, Msg}. Addr: self for a process of the peer (the proxy's own pid is
-%% the address: straw_codec writes it as the peer's), or a name. Monitored by the caller.
--spec start(pid(), self | {name, atom()}) -> {pid(), reference()}.
-start(Straw, Addr) ->
-    spawn_opt(?MODULE, init, [Straw, Addr], [monitor, {fullsweep_after, 0}]).
+%% the address: straw_codec writes it as the peer's), or a name. Secret: known to these two only. Monitored by the caller.
+-spec start(pid(), self | {name, atom()}, reference()) -> {pid(), reference()}.
+start(Straw, Addr, Secret) ->
+    spawn_opt(?MODULE, init, [Straw, Addr, Secret], [monitor, {fullsweep_after, 0}]).
 
 %% The straw has ended, but its process goes on. Only that process may call this.
 -spec stop(pid(), pid()) -> true.
 stop(Proxy, Straw) when Straw =:= self() -> exit(Proxy, noconnection).
+
+%% Its process has ended.
+-spec ended(pid(), reference(), term()) -> term().
+ended(Proxy, Secret, Reason) -> Proxy ! {Secret, ended, Reason}.
+
+%% {Secret, passed, Proxy} comes to the straw after all envelopes of what the proxy has been sent until now.
+-spec ask(pid(), reference()) -> term().
+ask(Proxy, Secret) -> Proxy ! {Secret, pass}.
 
 %% Nobody has sent to it for so many ms, and nobody but the straw holds it by a link or a monitor.
 -spec is_idle(pid(), pos_integer()) -> boolean().
@@ -29,26 +38,30 @@ is_idle(Proxy, Time) ->
         _ -> false
     end.
 
--spec init(pid(), self | {name, atom()}) -> no_return().
-init(Straw, self) -> start_loop(Straw, self());
-init(Straw, {name, Name}) -> start_loop(Straw, Name).
+-spec init(pid(), self | {name, atom()}, reference()) -> no_return().
+init(Straw, self, Secret) -> start_loop(Straw, self(), Secret);
+init(Straw, {name, Name}, Secret) -> start_loop(Straw, Name, Secret).
 
--spec start_loop(pid(), pid() | atom()) -> no_return().
-start_loop(Straw, Addr) ->
+-spec start_loop(pid(), pid() | atom(), reference()) -> no_return().
+start_loop(Straw, Addr, Secret) ->
     process_flag(trap_exit, true),
     put(used, erlang:monotonic_time(millisecond)),
-    loop(Straw, monitor(process, Straw), Addr).
+    loop(Straw, monitor(process, Straw), Addr, Secret).
 
--spec loop(pid(), reference(), pid() | atom()) -> no_return().
-loop(Straw, Monitor, Addr) ->
+-spec loop(pid(), reference(), pid() | atom(), reference()) -> no_return().
+loop(Straw, Monitor, Addr, Secret) ->
     receive
         {'DOWN', Monitor, process, _, _} -> exit(noconnection);
         {'EXIT', Straw, _} -> exit(noconnection);
-        {'EXIT', _, _} -> loop(Straw, Monitor, Addr);
+        {'EXIT', _, _} -> loop(Straw, Monitor, Addr, Secret);
+        {Secret, ended, Reason} -> exit(Reason);
+        {Secret, pass} ->
+            Straw ! {Secret, passed, self()},
+            loop(Straw, Monitor, Addr, Secret);
         Message ->
             Straw ! {envelope, Addr, Message},
             put(used, erlang:monotonic_time(millisecond)),
-            loop(Straw, Monitor, Addr)
+            loop(Straw, Monitor, Addr, Secret)
     after ?IDLE ->
-            erlang:hibernate(?MODULE, loop, [Straw, Monitor, Addr])
+            erlang:hibernate(?MODULE, loop, [Straw, Monitor, Addr, Secret])
     end.

@@ -19,6 +19,8 @@
 -define(CHECK_EVERY, 256).
 -define(QUEUE_LIMIT, 20000).
 -define(PAUSE, 10).
+%% Bytes of the frame that tells why a process has ended; a longer reason becomes noproc.
+-define(MAX_ENDED, 65536).
 
 -record(h, {
     domid :: non_neg_integer(),
@@ -30,6 +32,8 @@
     holder :: pid() | undefined,
     %% the other straw that this one has the tables of, and whether it is the one to send on
     partner :: {pid(), boolean()} | undefined,
+    %% of our processes that the peer knows, in an order that it can rely on
+    ends = straw_ends:new() :: straw_ends:ends(),
     owners = [] :: [pid()],
     told_busy = false :: boolean(),
     %% local receivers since the last look at their queues
@@ -97,8 +101,20 @@ message({'DOWN', _, process, Pid, _}, _Busy, #h{partner = {Pid, _}} = H) ->
     {ok, [], H#h{partner = undefined}};
 message({'DOWN', _, process, Pid, _}, _Busy, #h{holder = Pid} = H) ->
     {ok, [], with_tables(H)};
-message({'DOWN', Monitor, process, _, _}, _Busy, #h{ids = Ids} = H) when Ids =/= undefined ->
-    {ok, [], H#h{ids = straw_ids:down(Monitor, Ids)}};
+message({'DOWN', Monitor, process, Pid, Reason}, _Busy, #h{ids = Ids, ends = Ends} = H) when Ids =/= undefined ->
+    case straw_ids:dialect(Ids) =:= otp andalso straw_ids:is_given(Pid, Ids) of
+        true -> tell_ends(straw_ends:add({Monitor, Pid, Reason}, Ids, Ends), H);
+        false ->
+            Left = straw_ids:down(Monitor, Ids),
+            tell_ends(straw_ends:passed(Pid, Left, Ends), H#h{ids = Left})
+    end;
+message({Secret, passed, Proxy}, _Busy, #h{ids = Ids, ends = Ends} = H) when is_reference(Secret), Ids =/= undefined ->
+    case straw_ids:is_passed(Secret, Ids) of
+        true -> tell_ends(straw_ends:passed(Proxy, Ids, Ends), H);
+        false -> {ok, [], H}
+    end;
+message(ask_proxies, _Busy, #h{ids = Ids, ends = Ends} = H) when Ids =/= undefined ->
+    tell_ends(straw_ends:go_on(Ids, Ends), H);
 message(expire, _Busy, #h{ids = Ids} = H) ->
     _ = erlang:send_after(?EXPIRE, self(), expire),
     case Ids of
@@ -157,6 +173,29 @@ forward(Addr, Msg, false, #h{options = Options, ids = Ids} = H0) ->
             {error, Reason, H#h{ids = Ids1}}
     end.
 
+%% However much else is unsent: who monitors one of these would wait for ever.
+tell_ends({Ended, Ends}, #h{options = Options, ids = Ids0} = H) ->
+    {Frames, Ids} = lists:mapfoldl(
+        fun({Monitor, Pid, Reason}, Ids1) ->
+            {Frame, Ids2} = end_of(Pid, Reason, Options, Ids1),
+            {Frame, straw_ids:down(Monitor, Ids2)}
+        end,
+        Ids0,
+        Ended
+    ),
+    {ok, Frames, H#h{ids = Ids, ends = Ends}}.
+
+end_of(Pid, Reason, Options, Ids) ->
+    case straw_codec:encode('$ended', {Pid, Reason}, Options#{ids => Ids}) of
+        {ok, Frame, Ids1} ->
+            case iolist_size(Frame) =< ?MAX_ENDED of
+                true -> {Frame, Ids1};
+                false -> end_of(Pid, noproc, Options, Ids1)
+            end;
+        {error, _, Ids1} when Reason =/= noproc ->
+            end_of(Pid, noproc, Options, Ids1)
+    end.
+
 add_owner(Pid, #h{owners = Owners} = H) ->
     H#h{owners = lists:sublist([Pid | lists:delete(Pid, Owners)], ?MAX_OWNERS)}.
 
@@ -198,6 +237,15 @@ dropped(Reason, #h{peer = Peer}) ->
 
 arrived({Domid, Name}, Msg, #h{domid = Domid} = H) when is_integer(Domid) ->
     arrived(Name, Msg, H);
+%% A process of the peer's has ended.
+arrived('$ended', {Pid, Reason}, #h{ids = Ids, peer = Peer} = H) when is_pid(Pid), Ids =/= undefined ->
+    case straw_ids:ended(Pid, Reason, Ids) of
+        {ok, Ids1} -> H#h{ids = Ids1};
+        error ->
+            strawman_exports:count(unknown),
+            strawman_exports:warn(unknown, "domain ~w tells of the end of ~w, which is none of its", [Peer, Pid]),
+            H
+    end;
 %% A process that was given out on this straw, or the alias of a call that went out on it.
 arrived(Addr, Msg, H) when is_pid(Addr); is_reference(Addr) ->
     case strawman_exports:is_forged(Msg) of

@@ -2,9 +2,9 @@
 
 A proxy stands for a process of the other domain, or for one of its names. It has an ordinary pid of our node, so Python
 and every BEAM of the cluster can send to it, link to it and monitor it; what it gets goes to the other domain as an
-envelope. What ends over there nobody tells us: a proxy ends, with noconnection, when the domain's last straw does. The
-gateway itself monitors the processes that the other domain was told of, wherever in the cluster they are. Bytes and
-tables are csrc/etf/crossing.c and tables.py.
+envelope. It ends with its process when the other domain tells of that, which a LING does not, and else, with
+noconnection, when the domain's last straw does. The gateway itself monitors the processes that the other domain knows
+of, wherever they are, and tells of their ends. Bytes and tables are csrc/etf/crossing.c and tables.py.
 """
 
 from __future__ import annotations
@@ -114,7 +114,19 @@ class Gateway(Process):
             self.router.demonitor(self, watch)
 
     def on_down(self, ref: Reference, target: Any, reason: Any) -> None:
+        if self.tables.fresh:  # the message that names it is not on its way yet, and its end comes after
+            self.router.turn.loop.call_soon(self.on_down, ref, target, reason)
+            return
+        if self.straws and self.tables.is_ours(target):
+            self.straw().say_ended(target, reason)
         self.tables.ended(target)
+
+    def ended(self, pid: Pid, reason: Any) -> None:
+        """The other domain says that this process of its has ended."""
+        proxy = self.router.find(pid)
+        self.tables.forget(pid)
+        if proxy is not None:
+            proxy.end(reason)
 
     def adopt(self, id: int) -> Pid:
         return Proxy(self, id).pid

@@ -9,6 +9,8 @@ is manager.py; what pids become is gateway.py.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import deque
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import DecodeError, EncodeError, NoConnection, PeerBusy
@@ -38,6 +40,8 @@ __all__ = ["MAX_OWNERS", "StrawProcess"]
 
 #: Processes that one straw tells of what went wrong.
 MAX_OWNERS = 64
+#: Bytes of the frame that tells why a process has ended; a longer reason becomes noproc.
+MAX_ENDED = 1 << 16
 
 _OK = Atom("ok")
 _ERROR = Atom("error")
@@ -47,6 +51,8 @@ _BUSY = Atom("straw_busy")
 _FAILED = Atom("straw_error")
 _BADARG = Atom("badarg")
 _UNKNOWN_REQUEST = Atom("unknown_request")
+_ENDED = Atom("$ended")
+_NOPROC = Atom("noproc")
 
 
 class StrawProcess(Process):
@@ -59,7 +65,9 @@ class StrawProcess(Process):
         "_none",
         "_pausers",
         "_tables",
+        "_telling",
         "_told_busy",
+        "_untold",
         "_waits",
         "gateway",
         "manager",
@@ -82,6 +90,8 @@ class StrawProcess(Process):
         self._told_busy = False
         self._pausers: set[Any] = set()
         self._waits: dict[Peer, asyncio.Task[None]] = {}
+        self._untold: deque[bytes] = deque()
+        self._telling: asyncio.Task[None] | None = None
         self.on_exit.append(self._ended)
         straw.on_closed(self._closed)
 
@@ -190,6 +200,41 @@ class StrawProcess(Process):
             except PeerBusy:
                 pass  # it has enough to read
 
+    def say_ended(self, pid: Pid, reason: Any) -> None:
+        """Tell a peer of our own kind that a process which it knows has ended, after all that this one has sent."""
+        if self._dialect != "otp":
+            return
+        frame = self._encode_ended(pid, reason)
+        try:
+            if not self._untold and self.straw.send_nowait(frame):
+                return
+        except StrawError:
+            return  # all its proxies over there end now
+        self._untold.append(frame)
+        if self._telling is None:
+            self._telling = self.router.turn.loop.create_task(self._tell_ended())
+
+    def _encode_ended(self, pid: Pid, reason: Any) -> bytes:
+        for said in (reason, _NOPROC):
+            try:
+                frame = encode_terms(_ENDED, (pid, said), self._none, self._dialect, False, self._crossing)
+            except EncodeError:
+                self._tables.retract()
+                continue
+            if len(frame) <= MAX_ENDED:
+                break
+            self._tables.retract()
+        self._tables.sent()
+        return frame
+
+    async def _tell_ended(self) -> None:
+        """It must be told, however much else waits: who monitors the process would wait for ever."""
+        with contextlib.suppress(StrawError):
+            while self._untold:
+                await self.straw.send(self._untold[0])
+                self._untold.popleft()
+        self._telling = None
+
     # From the straw to the cluster.
 
     def attach(self) -> None:
@@ -261,6 +306,8 @@ class StrawProcess(Process):
         if type(addr) is Pid:
             self._arrived_for(addr, message)
             return
+        if addr is _ENDED and self._ended_there(message):
+            return
         if type(addr) is tuple and type(addr[0]) is int and addr[0] == self.manager.domid:
             addr = addr[1]  # {OurDomId, Name}
         export = self.manager.exports.find(addr)
@@ -297,6 +344,16 @@ class StrawProcess(Process):
             self.router.alias_arrived(to, message)
         else:
             self._send(to, message)
+
+    def _ended_there(self, message: Any) -> bool:
+        """A process of the other domain has ended: ``{Pid, Reason}``."""
+        if type(message) is not tuple or len(message) != 2 or type(message[0]) is not Pid:
+            return False
+        pid, reason = message
+        if not self._tables.is_theirs(pid):
+            return False
+        self.gateway.ended(pid, reason)
+        return True
 
     def _is_forged(self, addr: Any, message: Any) -> bool:
         if not is_forged(message, self._tables.knows):
@@ -373,7 +430,7 @@ class StrawProcess(Process):
 
     def _ended(self, process: Process, reason: Any) -> None:
         """The process has ended, by the straw or by an exit signal."""
-        for task in list(self._waits.values()):
+        for task in (*self._waits.values(), *((self._telling,) if self._telling else ())):
             task.cancel()
         self.manager.forget(self)
         self.gateway.detach(self)
