@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 from beamkit.beam import Beam, unique
-from beamkit.commandline import ROOT, CommandLine
-
-DOCS = ROOT / "docs"
+from beamkit.commandline import CommandLine
+from samples import listing, listings
 
 pytestmark = pytest.mark.usefixtures("python_only")
 
@@ -20,18 +19,13 @@ def cli(epmd_port: int, cookie: str, tmp_path: Path) -> CommandLine:
     return CommandLine(epmd_port, cookie, tmp_path)
 
 
-def blocks(guide: str, language: str) -> list[str]:
-    """The fenced blocks of a guide in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", (DOCS / guide).read_text(), re.MULTILINE | re.DOTALL)
-
-
 def app_of(guide: str) -> str:
-    return next(block for block in blocks(guide, "python") if block.startswith("# app.py"))
+    return listing(f"docs/{guide}", "python", "# app.py")
 
 
 def commands_of(guide: str) -> list[tuple[list[str], str]]:
     """(arguments, output) for each `$ strawbridge ...` that shows its output."""
-    sessions = "\n".join(blocks(guide, "console"))
+    sessions = "\n".join(listings(f"docs/{guide}", "console"))
     found = re.findall(r"^\$ strawbridge (.*)\n((?:[^$\n].*\n)+)", sessions, re.MULTILINE)
     return [(shlex.split(line), output) for line, output in found if not line.startswith("run ")]
 

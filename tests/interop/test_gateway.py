@@ -9,18 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import signal
 import struct
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from beamkit.beam import Beam, BeamError, unique
 from beamkit.commandline import ROOT, CommandLine
 from membranekit.local import raw_domain
+from samples import erlang, listing
 from waiting import LONG, until
 
 from node import Atom, CallExit, CallTimeout, GenServer, Node, NodeDown, NoProc, NoReply, Pid, Process, Reference, etf
@@ -506,11 +505,7 @@ def test_the_session_in_the_guide(use: Use, beam: Beam) -> None:
         nonlocal found
         found = asyncio.get_running_loop().create_future()
         both.far.register("shop", shop, straw=True)
-        guide = (Path(ROOT) / "docs" / "strawman.md").read_text()
-        session = re.search(r"```erlang\n(\{ok, Shop\}.*?)```", guide, re.DOTALL)
-        assert session is not None
-        text = "\n".join(line.partition("%")[0] for line in session[1].splitlines()).rstrip().removesuffix(".")
-        text = text.replace("b@127.0.0.1", both.gate.name)
+        text = erlang(listing("docs/strawman.md", "erlang", "{ok, Shop}"), b=both.gate.name)
         assert await beam.ask(text + ", node(Clerk) =:= G", G=both.gate.name) == "true"
         here_i_am, pid = await found  # of who has ended meanwhile
         assert here_i_am is Atom("here_i_am") and pid.node is Atom(both.far.name)

@@ -8,22 +8,17 @@ from pathlib import Path
 import pytest
 from beamkit.beam import Beam, unique
 from beamkit.commandline import ROOT, CommandLine
+from samples import listing
 
 README = (ROOT / "README.md").read_text()
 
 pytestmark = pytest.mark.usefixtures("python_only")
 
 
-def block(language: str) -> str:
-    found = re.search(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    assert found is not None
-    return found[1]
-
-
 def test_quick_start(epmd_port: int, cookie: str, beam: Beam, tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text(block("python"))
+    (tmp_path / "app.py").write_text(listing("README.md", "python", "# app.py"))
     name = unique("readme")
-    session = re.findall(r"^\d+> (.*)\.\n(.*)\n", block("erlang"), re.MULTILINE)
+    session = re.findall(r"^\d+> (.*)\.\n(.*)\n", listing("README.md", "erlang"), re.MULTILINE)
     assert len(session) == 4
     with CommandLine(epmd_port, cookie, tmp_path).app("app.py:app", name):
         for text, answer in session:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import random
-import re
 import signal
 import socket
 import struct
@@ -18,6 +17,7 @@ import pytest
 from beamkit.beam import Beam, unique
 from beamkit.commandline import ROOT, CommandLine
 from membranekit.local import raw_domain
+from samples import erlang, listing
 from waiting import LONG
 
 from node import Atom, Node, etf
@@ -440,11 +440,7 @@ def test_the_session_in_the_guide(cli: CommandLine, rundir: str, cookie: str, be
     async def test(start: Start) -> None:
         a, b = start(5), start(6)
         assert await a.rpc("export", Atom("buddy"), INBOX, Atom("all"), False) is OK
-        guide = (Path(ROOT) / "docs" / "strawman.md").read_text()
-        session = re.search(r"```erlang\n(.*?)```", guide, re.DOTALL)
-        assert session is not None
-        lines = [line.partition("%")[0] for line in session[1].splitlines()]
-        beam.eval("\n".join(lines).rstrip().removesuffix(".").replace("b@127.0.0.1", b.name))
+        beam.eval(erlang(listing("docs/strawman.md", "erlang", "ok = "), b=b.name))
         assert {await a.next(), await a.next()} == {(Atom("hello"), 1), Atom("hello")}
 
     run(cli, rundir, cookie, test)

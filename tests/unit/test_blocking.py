@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import re
 import socket
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from samples import listing
 
 from node import Atom, GenServer, LocalProtocolError, Node, Process, StrawError
 from pores._native import straw_pages
@@ -110,8 +110,7 @@ def test_straws_from_threads_of_a_program_that_has_a_loop(tmp_path: Path) -> Non
 
 
 def test_the_script_in_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    guide = (Path(__file__).parents[2] / "docs" / "strawman.md").read_text()
-    (script,) = re.findall(r"^```python\n(with Node\(.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    script = listing("docs/strawman.md", "python", "with Node(")
     monkeypatch.setenv("STRAWBRIDGE_HOST", str(tmp_path / "h"))
     buddy = make("b", tmp_path / "h", embed_host=True, domid=5)
 
@@ -128,8 +127,7 @@ def test_the_script_in_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_messages_in_the_guide() -> None:
-    guide = (Path(__file__).parents[2] / "docs" / "straws.md").read_text()
-    (script,) = re.findall(r"^```python\n(from pores.messages .*?)^```", guide, re.MULTILINE | re.DOTALL)
+    script = listing("docs/straws.md", "python", "from pores.messages")
     memory = os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(memory, straw_pages(1 << 20) * 4096)
     fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
