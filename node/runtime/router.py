@@ -8,8 +8,7 @@ over it, whatever else the node has. What peers send is in incoming.py, sending 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -311,17 +310,6 @@ class Router:
             self.peers.get(pid.node).signal((c.EXIT2, sender, pid, reason))
 
     # Full mailboxes (mailbox.Gate).
-
-    @contextmanager
-    def delivering(self, source: Source) -> Iterator[None]:
-        """Around deliveries of what came another way than from a peer: whose mailbox is too full pauses the source."""
-        self.turn.begin()
-        self.reading = source
-        try:
-            yield
-        finally:
-            self.reading = None
-            self.turn.finish()
 
     def shut(self, mailbox: Mailbox) -> None:
         """A mailbox is too full: stop reading from the peer that fills it (local senders are not held)."""

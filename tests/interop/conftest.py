@@ -187,11 +187,6 @@ def python_only() -> None:
 
 
 @pytest.fixture
-def py_name() -> str:
-    return unique("py")
-
-
-@pytest.fixture
 def start_python(epmd_port: int, tmp_path: Path) -> Iterator[Callable[..., PythonProcess]]:
     """A function that starts Python nodes in processes of their own: start_python(name)."""
     started: list[PythonProcess] = []

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import re
 import signal
 import socket
 import struct
@@ -247,9 +246,6 @@ class Beam:
     def elixir(self, text: str, *, timeout: float = PATIENCE) -> str:
         """The inspected value of Elixir text."""
         return self.submit(text, "x").result(timeout).decode()
-
-    def os_pid(self) -> int:
-        return int(re.sub(r"\D", "", self.eval("os:getpid()")))
 
     def stopped(self) -> contextlib.AbstractContextManager[None]:
         """`with beam.stopped():` the operating system does not run it (SIGSTOP ... SIGCONT)."""
