@@ -13,7 +13,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -29,8 +29,6 @@ XENSTORED = Path("/usr/lib/xen-4.17/bin/xenstored")
 SHIM = Path(__file__).parent / "c" / "xenstored_shim.c"
 PAGE = 4096
 HALF = 1024
-
-Speak = Callable[[bytes], None]
 
 
 class Client:

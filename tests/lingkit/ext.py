@@ -68,7 +68,7 @@ class _Reader:
             raise Undecodable("a fun's numbers")
         return value
 
-    def id18(self, creation_first: bool = False) -> tuple[int, int]:
+    def id18(self) -> tuple[int, int]:
         number, creation = self.u32(), self.u8()
         if number >> 18 or creation > 3:
             raise Undecodable(f"id {number} creation {creation}")

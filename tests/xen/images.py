@@ -25,7 +25,6 @@ __all__ = ["Missing", "build"]
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-ABI = "cpython-311-x86_64-linux-gnu"  # Debian 12's Python
 
 BASE = "busybox-static libc6 libgcc-s1 libstdc++6 zlib1g libtinfo6"
 PYTHON = (

@@ -13,8 +13,6 @@ from beamkit.beam import PATIENCE, Beam
 class BeamSubject:
     """A BEAM with ref_node's application; shared by all tests, the application is new in each."""
 
-    is_python = False
-
     def __init__(self, beam: Beam) -> None:
         self._beam = beam
         self.name = beam.name
@@ -26,8 +24,6 @@ class BeamSubject:
 
 class PythonSubject:
     """A Node with pyapp's application whose event loop runs in a thread, so that a test may block."""
-
-    is_python = True
 
     def __init__(self, name: str, cookie: str, app: Callable[[Any], Any] | None = None, **options: Any) -> None:
         from beamkit import pyapp
