@@ -8,10 +8,8 @@ Nothing here blocks but `wait_read` and `wait_write`, and nothing is copied but 
 from __future__ import annotations
 
 import errno
-import struct
 import time
 import warnings
-from array import array
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,17 +28,15 @@ __all__ = ["ACTIVE", "PASSIVE", "SPIN_DEFAULT", "Pore", "PoreInfo"]
 READ_MAX = 131072
 # The most frames that one read_frames() takes.
 FRAMES_MAX = 256
-# Frames up to here are copied out together and cut then; longer ones each by itself.
-_COPY_TWICE = 2048
 
 _POKE, _QUIET = lib.PORE_POKE, lib.PORE_QUIET
 _KINDS = {lib.PORE_STRAW: "straw", lib.PORE_TUBE: "tube", lib.PORE_XENSTORE: "xenstore"}
 
 # Bound once: these are called once a message.
 _read, _write, _unpack = lib.pore_read, lib.pore_write, ffi.unpack
-_write_frame, _write_frames = lib.pore_write_frame, lib.pore_write_frames
-_take_frames, _wait_frames = lib.pore_take_frames, lib.pore_wait_frames
-_drain_frames, _linger_frames = lib.pore_drain_frames, lib.pore_linger_frames
+_write_frame, _put_frame, _put_frames = lib.pore_write_frame, lib.pore_put_frame, lib.pore_put_frames
+_list_frames, _list_drained = lib.pore_list_frames, lib.pore_list_drained
+_list_lingered, _list_waited = lib.pore_list_lingered, lib.pore_list_waited
 
 
 class PoreInfo(NamedTuple):
@@ -77,7 +73,7 @@ class Pore:
     option), EMFILE (the table is full); PoreCorrupt: not laid out as agreed.
     """
 
-    __slots__ = ("__weakref__", "_buffer", "_ends", "_id", "_inbox", "_reason", "_t", "_two", "id", "table")
+    __slots__ = ("__weakref__", "_at", "_buffer", "_ends", "_id", "_inbox", "_reason", "_t", "_two", "id", "table")
 
     def __init__(self, table: PoreTable, id: int) -> None:
         self.table = table
@@ -89,6 +85,7 @@ class Pore:
         self._buffer: Any = None
         self._ends: Any = None
         self._inbox: Any = None
+        self._at = 0
 
     # ---- makers ----
 
@@ -226,9 +223,11 @@ class Pore:
 
         Then the descriptor becomes readable when there is. PoreTooBig when there will never be: write it in parts.
         """
-        if type(data) is not bytes:
+        if poke and type(data) is bytes:
+            n = _put_frame(self._at or self._new_inbox(), id(data))
+        else:
             data = ffi.from_buffer(data)
-        n = _write_frame(self._t, self._id, data, len(data), poke)  # type: ignore[arg-type]
+            n = _write_frame(self._t, self._id, data, len(data), poke)  # type: ignore[arg-type]
         if n < 0:
             raise self._error(n, len(data))  # type: ignore[arg-type]
         return n > 0
@@ -238,11 +237,10 @@ class Pore:
 
         announce=False: the descriptor becomes readable only by what notify_when says afterwards.
         """
-        lengths = ffi.from_buffer("uint32_t[]", array("I", map(len, messages)))
-        flags = poke if announce else poke | _QUIET
-        n = _write_frames(self._t, self._id, b"".join(messages), lengths, len(messages), flags)
+        frames = messages if type(messages) is list else list(messages)
+        n = _put_frames(self._at or self._new_inbox(), id(frames), poke if announce else poke | _QUIET)
         if n < 0:
-            raise self._error(n, len(messages[0]))
+            raise self._error(n, len(frames[0]))
         return n
 
     def read_frames(self, poke: bool = True) -> list[bytes]:
@@ -251,29 +249,59 @@ class Pore:
         None: the descriptor becomes readable when there is more (wait_read(more=True) waits for it). PoreTooBig: the
         next one does not fit into READ_MAX or the ring; `size` is its length; read it with readinto, in pieces.
         """
-        inbox = self._inbox
-        if inbox is None:
-            inbox = self._new_inbox()
-        if poke:
-            n = _take_frames(inbox)
-        else:
-            inbox.flags = 0
-            n = _take_frames(inbox)
-            inbox.flags = _POKE
-        return self._frames(n) if n else []
+        frames: list[bytes] = []
+        at = self._at or self._new_inbox()
+        if not poke:
+            self._inbox.flags = 0
+        n = _list_frames(at, id(frames))
+        if not poke:
+            self._inbox.flags = _POKE
+        if n < 0:
+            raise self._frames_error(n)
+        return frames
 
     def drain_frames(self) -> list[bytes]:
         """As read_frames, when the descriptor is readable: takes the pokes, as `avail` does.
 
         Room that is waited for is announced anew by `avail` and `notify_when` only.
         """
-        n = _drain_frames(self._inbox or self._new_inbox())
-        return self._frames(n) if n else []
+        frames: list[bytes] = []
+        n = _list_drained(self._at or self._new_inbox(), id(frames))
+        if n < 0:
+            raise self._frames_error(n)
+        return frames
 
     def linger_frames(self) -> list[bytes]:
         """As read_frames, but waits for a frame as `spin` does, as far as that has paid. Releases the GIL."""
-        n = _linger_frames(self._inbox or self._new_inbox())
-        return self._frames(n) if n else []
+        frames: list[bytes] = []
+        n = _list_lingered(self._at or self._new_inbox(), id(frames))
+        if n < 0:
+            raise self._frames_error(n)
+        return frames
+
+    def wait_frames(self, timeout: float | None = None) -> list[bytes]:
+        """As read_frames, but blocks until there is a frame; none when `timeout` seconds have passed.
+
+        Releases the GIL. Cheaper than read_frames and wait_read in turn.
+        """
+        frames: list[bytes] = []
+        at = self._at or self._new_inbox()
+        if timeout is None:
+            while (n := _list_waited(at, id(frames))) <= 0:
+                if n and n != -errno.EINTR:  # Python's handlers of signals have run when we come here
+                    raise self._frames_error(n)
+            return frames
+        deadline = time.monotonic() + timeout
+        try:
+            while True:
+                self._inbox.timeout_us = left = max(0, int((deadline - time.monotonic()) * 1e6))
+                n = _list_waited(at, id(frames))
+                if n > 0 or (n == 0 and not left):
+                    return frames
+                if n and n != -errno.EINTR:
+                    raise self._frames_error(n)
+        finally:
+            self._inbox.timeout_us = -1
 
     def fill(self, frame: bytes, start: int, poke: bool = True) -> int:
         """As readinto, into bytes of the caller's own making, which nobody else has seen yet, from `start` on."""
@@ -282,54 +310,18 @@ class Pore:
             raise self._error(n)
         return n
 
-    def wait_frames(self, timeout: float | None = None) -> list[bytes]:
-        """As read_frames, but blocks until there is a frame; none when `timeout` seconds have passed.
-
-        Releases the GIL. Cheaper than read_frames and wait_read in turn.
-        """
-        inbox = self._inbox
-        if inbox is None:
-            inbox = self._new_inbox()
-        if timeout is None:
-            while (n := _wait_frames(inbox)) == -errno.EINTR:
-                pass  # Python's handlers of signals have run when we come here
-            return self._frames(n)
-        deadline = time.monotonic() + timeout
-        try:
-            while True:
-                inbox.timeout_us = max(0, int((deadline - time.monotonic()) * 1e6))
-                n = _wait_frames(inbox)
-                if n != -errno.EINTR:
-                    return self._frames(n) if n else []
-        finally:
-            inbox.timeout_us = -1
-
-    def _new_inbox(self) -> Any:
-        if self._buffer is None:
-            self._buffer = ffi.new("char[]", READ_MAX)
+    def _new_inbox(self) -> int:
+        """Where the inbox is: a number is the cheapest argument. What it holds lives as long as this pore."""
         self._ends = ffi.new("uint32_t[]", FRAMES_MAX)
-        fields = (self._t, self._id, self._buffer, READ_MAX, self._ends, FRAMES_MAX, _POKE, -1, 0)
+        fields = (self._t, self._id, ffi.NULL, READ_MAX, self._ends, FRAMES_MAX, _POKE, -1, 0)
         self._inbox = ffi.new("struct pore_inbox *", fields)
-        return self._inbox
+        self._at = int(ffi.cast("uintptr_t", self._inbox))
+        return self._at
 
-    def _frames(self, n: int) -> list[bytes]:
-        """What the last call has read: n frames, or its error."""
-        buffer = self._buffer
-        if n == 1:
-            return [_unpack(buffer, self._ends[0])]
-        if n <= 0:
-            if n == -errno.EMSGSIZE:
-                raise PoreTooBig(self._ends[0], READ_MAX, "frame")
-            raise self._error(n)
-        size = self._inbox.same
-        if size > _COPY_TWICE:
-            view = ffi.buffer(buffer)
-            return [view[start : start + size] for start in range(0, n * size, size)]
-        if size:
-            return list(struct.unpack(f"{size}s" * n, _unpack(buffer, n * size)))
-        stops = _unpack(self._ends, n)
-        data = _unpack(buffer, stops[-1])
-        return [data[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
+    def _frames_error(self, n: int) -> PoreError:
+        if n == -errno.EMSGSIZE:
+            return PoreTooBig(self._ends[0], READ_MAX, "frame")
+        return self._error(n)
 
     def poke(self) -> bool:
         """Tells the peer of what was read and written with poke=False, if it wants to know; whether it was told."""

@@ -30,7 +30,6 @@ WAITING = [
     ("pore_wait", "int", "struct pore_table *table, pore_id id, int what, uint32_t slots, int64_t timeout_us"),
     ("pore_spin", "int", "struct pore_table *table, pore_id id, int what, uint32_t slots"),
     ("pore_wait_frames", "long", "struct pore_inbox *inbox"),
-    ("pore_linger_frames", "long", "struct pore_inbox *inbox"),
     ("pore_close", "int", "struct pore_table *table, pore_id id"),
     ("pore_close_owned", "int", "struct pore_table *table, uint64_t owner"),
     ("pore_close_all", "int", "struct pore_table *table"),
@@ -61,13 +60,23 @@ def relative(path: Path) -> str:
     return os.path.relpath(path, ROOT)
 
 
+# What only Python has: its objects, whose id() is their address (frames.c).
+OBJECTS = """
+long pore_list_frames(uintptr_t inbox, uintptr_t list);
+long pore_list_drained(uintptr_t inbox, uintptr_t list);
+long pore_list_lingered(uintptr_t inbox, uintptr_t list);
+long pore_list_waited(uintptr_t inbox, uintptr_t list);
+long pore_put_frame(uintptr_t inbox, uintptr_t frame);
+long pore_put_frames(uintptr_t inbox, uintptr_t list, int flags);
+"""
+
 ffi = FFI()
-ffi.cdef(declarations())
+ffi.cdef(declarations() + OBJECTS)
 ffi.set_source(
     "pores._pore",
-    PREAMBLE + "".join(waiting(*function) for function in WAITING),
+    PREAMBLE + "".join(waiting(*function) for function in WAITING) + (HERE / "frames.c").read_text(),
     sources=[relative(path) for path in sorted((ROOT / "csrc/pore").glob("*.c"))],
-    depends=[relative(path) for path in sorted((ROOT / "csrc").glob("[ip]*/*.h"))],
+    depends=[relative(path) for path in [*sorted((ROOT / "csrc").glob("[ip]*/*.h")), HERE / "frames.c"]],
     include_dirs=["csrc/include"],
     extra_compile_args=["-O3", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"],
     libraries=["pthread"],

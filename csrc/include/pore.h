@@ -139,6 +139,13 @@ long pore_write(struct pore_table *table, pore_id id, const void *from, size_t l
 /* A frame: `length` as u32 big-endian, then the bytes; all or nothing (0: no room now, announced; -EMSGSIZE: it can never
  * fit at once, write it in pieces). Returns length + 4. Streams only. */
 long pore_write_frame(struct pore_table *table, pore_id id, const void *from, size_t length, int flags);
+/* A frame's bytes, wherever they are. */
+struct pore_part {
+    const void *data;
+    uint32_t length;
+};
+/* `count` such frames: as many whole ones as there is room for now; how many. */
+long pore_write_parts(struct pore_table *table, pore_id id, const struct pore_part *parts, uint32_t count, int flags);
 /* `count` such frames, whose bytes follow each other in `from`: as many whole ones as there is room for now; how many. */
 long pore_write_frames(struct pore_table *table, pore_id id, const void *from, const uint32_t *lengths, uint32_t count,
                        int flags);
@@ -180,13 +187,14 @@ struct pore_inbox {
     int flags;
     int64_t timeout_us; /* of pore_wait_frames */
     uint32_t same;      /* out: the length of all that were read, if they have the same */
+    /* Where a frame of this size goes, instead of to `to`; NULL: nowhere, it stays. The pore is locked meanwhile. */
+    void *(*place)(void *context, uint32_t size);
+    void *context;
 };
 /* pore_read_frames. */
 long pore_take_frames(struct pore_inbox *inbox);
 /* The same when the fd is readable: takes what has arrived of pokes first. Room that is wished for is pore_avail's matter. */
 long pore_drain_frames(struct pore_inbox *inbox);
-/* The same, but before it says that nothing is there, and announces that, it does what pore_spin does. */
-long pore_linger_frames(struct pore_inbox *inbox);
 /* Waits as pore_wait does until a frame is whole, and reads as pore_read_frames. 0: timeout. */
 long pore_wait_frames(struct pore_inbox *inbox);
 

@@ -72,10 +72,11 @@ static long read_packet(struct side *side, void *to, size_t length) {
     return size;
 }
 
-static long read_frames(struct side *side, void *to, size_t length, uint32_t *ends, uint32_t count, bool announce) {
+static long read_frames(struct side *side, const struct pore_inbox *inbox, bool announce) {
     struct ring *r = &side->ring;
-    uint32_t at = 0, used = 0, n = 0, size;
-    uint8_t head[4];
+    uint32_t at = 0, used = 0, n = 0, count = inbox->count, *ends = inbox->ends, size;
+    size_t length = inbox->length;
+    uint8_t head[4], *place;
     int error;
     if (side->slots || !count) return -EINVAL;
     if ((error = ring_look(r))) return error;
@@ -89,7 +90,12 @@ static long read_frames(struct side *side, void *to, size_t length, uint32_t *en
                 return -EMSGSIZE;
             }
             if (r->known - at - 4 < size) break;
-            if (size) ring_copy_out(r, at + 4, (uint8_t *)to + used, size);
+            place = inbox->place ? inbox->place(inbox->context, size) : (uint8_t *)inbox->to + used;
+            if (!place) {
+                if (at) ring_publish(r, at);
+                return n ? (long)n : -ENOMEM;
+            }
+            if (size) ring_copy_out(r, at + 4, place, size);
             at += size + 4;
             ends[n++] = used += size;
             if (at >= PART) {
@@ -107,7 +113,7 @@ static long read_frames(struct side *side, void *to, size_t length, uint32_t *en
     return n;
 }
 
-static long read_any(struct pore_table *table, pore_id id, void *to, size_t length, uint32_t *ends, uint32_t count,
+static long read_any(struct pore_table *table, pore_id id, void *to, size_t length, const struct pore_inbox *inbox,
                      int flags) {
     struct pore *pore;
     struct side *side;
@@ -119,10 +125,10 @@ static long read_any(struct pore_table *table, pore_id id, void *to, size_t leng
     if (reason == PORE_CORRUPT) {
         n = -EBADMSG;
     } else {
-        n = ends          ? read_frames(side, to, length, ends, count, announce)
+        n = inbox         ? read_frames(side, inbox, announce)
             : side->slots ? read_packet(side, to, length)
                           : read_stream(side, to, length, announce);
-        if (n == 0 && length && reason) n = reason_error(reason);
+        if (n == 0 && (inbox || length) && reason) n = reason_error(reason);
         if (n > 0 && (flags & PORE_POKE) && !reason && tell(pore, side) < 0) {
             leave(pore, side, id, 0);
             pore_fail_with(pore, id, PORE_PEER_GONE);
@@ -134,17 +140,18 @@ static long read_any(struct pore_table *table, pore_id id, void *to, size_t leng
 }
 
 long pore_read(struct pore_table *table, pore_id id, void *to, size_t length, int flags) {
-    return read_any(table, id, to, length, NULL, 0, flags);
+    return read_any(table, id, to, length, NULL, flags);
 }
 
 long pore_read_frames(struct pore_table *table, pore_id id, void *to, size_t length, uint32_t *ends, uint32_t count,
                       int flags) {
-    return ends ? read_any(table, id, to, length, ends, count, flags) : -EINVAL;
+    struct pore_inbox inbox = {.to = to, .length = length, .ends = ends, .count = count};
+    return ends ? read_any(table, id, NULL, 0, &inbox, flags) : -EINVAL;
 }
 
 long take_frames(struct pore_inbox *inbox, int flags) {
     uint32_t *ends = inbox->ends, i = 1;
-    long n = pore_read_frames(inbox->table, inbox->id, inbox->to, inbox->length, ends, inbox->count, flags);
+    long n = ends ? read_any(inbox->table, inbox->id, NULL, 0, inbox, flags) : -EINVAL;
     if (n > 0) {
         while (i < n && ends[i] - ends[i - 1] == ends[0]) i++;
         inbox->same = i == n ? ends[0] : 0;
@@ -224,6 +231,15 @@ static long write_frame(struct side *side, const void *from, size_t length, bool
     return (long)n + 4;
 }
 
+static long write_parts(struct side *side, const struct pore_part *parts, uint32_t count, bool announce) {
+    uint32_t n;
+    for (n = 0; n < count; n++) {
+        long done = write_frame(side, parts[n].data, parts[n].length, announce);
+        if (done <= 0) return n ? (long)n : done;
+    }
+    return (long)n;
+}
+
 static long write_frames(struct side *side, const uint8_t *from, const uint32_t *lengths, uint32_t count,
                          bool announce) {
     uint32_t n;
@@ -235,7 +251,10 @@ static long write_frames(struct side *side, const uint8_t *from, const uint32_t 
     return (long)n;
 }
 
-static long write_any(struct pore_table *table, pore_id id, const void *from, size_t length, int flags, int frame,
+enum what { BYTES, FRAME, FRAMES, PARTS };
+
+/* length: of PARTS and FRAMES, how many. */
+static long write_any(struct pore_table *table, pore_id id, const void *from, size_t length, int flags, enum what what,
                       const uint32_t *lengths) {
     struct pore *pore;
     struct side *side;
@@ -246,10 +265,11 @@ static long write_any(struct pore_table *table, pore_id id, const void *from, si
     if (side->reason) {
         n = reason_error(side->reason);
     } else {
-        n = lengths       ? write_frames(side, from, lengths, (uint32_t)length, announce)
-            : frame       ? write_frame(side, from, length, announce)
-            : side->slots ? write_packet(side, from, length, announce)
-                          : write_stream(side, from, length, announce);
+        n = what == FRAME    ? write_frame(side, from, length, announce)
+            : what == PARTS  ? write_parts(side, from, (uint32_t)length, announce)
+            : what == FRAMES ? write_frames(side, from, lengths, (uint32_t)length, announce)
+            : side->slots    ? write_packet(side, from, length, announce)
+                             : write_stream(side, from, length, announce);
         if (n >= 0 && (flags & PORE_POKE) && tell(pore, side) < 0) {
             leave(pore, side, id, 0);
             pore_fail_with(pore, id, PORE_PEER_GONE);
@@ -261,16 +281,20 @@ static long write_any(struct pore_table *table, pore_id id, const void *from, si
 }
 
 long pore_write(struct pore_table *table, pore_id id, const void *from, size_t length, int flags) {
-    return write_any(table, id, from, length, flags, 0, NULL);
+    return write_any(table, id, from, length, flags, BYTES, NULL);
 }
 
 long pore_write_frame(struct pore_table *table, pore_id id, const void *from, size_t length, int flags) {
-    return write_any(table, id, from, length, flags, 1, NULL);
+    return write_any(table, id, from, length, flags, FRAME, NULL);
 }
 
 long pore_write_frames(struct pore_table *table, pore_id id, const void *from, const uint32_t *lengths, uint32_t count,
                        int flags) {
-    return lengths ? write_any(table, id, from, count, flags, 0, lengths) : -EINVAL;
+    return lengths ? write_any(table, id, from, count, flags, FRAMES, lengths) : -EINVAL;
+}
+
+long pore_write_parts(struct pore_table *table, pore_id id, const struct pore_part *parts, uint32_t count, int flags) {
+    return write_any(table, id, parts, count, flags, PARTS, NULL);
 }
 
 int pore_poke(struct pore_table *table, pore_id id) {

@@ -364,13 +364,6 @@ long pore_drain_frames(struct pore_inbox *inbox) {
     return error == -EBADF ? error : take_frames(inbox, inbox->flags);
 }
 
-long pore_linger_frames(struct pore_inbox *inbox) {
-    long n = take_frames(inbox, inbox->flags | PORE_QUIET);
-    if (n) return n;
-    n = pore_spin(inbox->table, inbox->id, PORE_MORE, 0);
-    return n < 0 ? n : take_frames(inbox, inbox->flags);
-}
-
 long pore_wait_frames(struct pore_inbox *inbox) {
     int64_t end = 0, left = inbox->timeout_us;
     int last = 0;

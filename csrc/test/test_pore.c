@@ -93,6 +93,41 @@ static void frames(void) {
     close_pair(&p);
 }
 
+struct places {
+    uint8_t bytes[64];
+    uint32_t used, most;
+};
+
+static void *a_place(void *context, uint32_t size) {
+    struct places *places = context;
+    if (size > places->most - places->used) return NULL;
+    places->used += size;
+    return places->bytes + places->used - size;
+}
+
+/* Frames from and to wherever they are. */
+static void parts_and_places(uint32_t ring_bytes) {
+    struct pair p = open_pair(PORE_STRAW, ring_bytes, ring_bytes != 0, PORE_SPIN_DEFAULT);
+    struct pore_part parts[] = {{"one", 3}, {"", 0}, {"three", 5}};
+    struct places places = {.most = 6};
+    uint32_t ends[8];
+    struct pore_inbox inbox = {.table = p.table, .id = p.passive, .length = 1 << 20, .ends = ends, .count = 8,
+                               .flags = PORE_POKE, .place = a_place, .context = &places};
+    CHECK_IS(pore_drain_frames(&inbox), 0);
+    CHECK_IS(pore_write_parts(p.table, p.active, parts, 3, PORE_POKE), 3);
+    CHECK_IS(pore_drain_frames(&inbox), 2); /* no place for the third one: it stays */
+    CHECK_IS(pore_take_frames(&inbox), -ENOMEM);
+    places.most = sizeof places.bytes;
+    CHECK_IS(pore_take_frames(&inbox), 1);
+    CHECK(places.used == 8 && memcmp(places.bytes, "onethree", 8) == 0);
+    CHECK_IS(pore_take_frames(&inbox), 0);
+    CHECK_IS(pore_close(p.table, p.active), 0);
+    CHECK_IS(pore_drain_frames(&inbox), -EPIPE);
+    CHECK_IS(pore_close(p.table, p.passive), 0);
+    CHECK_IS(pore_drain_frames(&inbox), -EBADF);
+    close_pair(&p);
+}
+
 static void an_inbox(uint32_t ring_bytes) {
     struct pair p = open_pair(PORE_STRAW, ring_bytes, ring_bytes != 0, PORE_SPIN_DEFAULT);
     uint32_t same[] = {4, 4, 4}, other[] = {4, 0, 8}, ends[8];
@@ -562,6 +597,8 @@ int main(void) {
     frames();
     an_inbox(0);
     an_inbox(8192);
+    parts_and_places(0);
+    parts_and_places(8192);
     many_frames(0);
     many_frames(8192);
     pokes_of_a_ling_straw();
