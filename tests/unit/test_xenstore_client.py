@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from storekit import refused
 from waiting import LONG, until
 
 from pores.errors import XenstoreError
@@ -17,10 +18,6 @@ from pores.xenstore.client import Transaction, XenStore
 from pores.xenstore.server import StoreServer
 from pores.xenstore.transport import DeviceTransport, default_path
 from pores.xenstore.wire import Message, MessageReader, Op, encode
-
-
-def refused(name: str) -> pytest.RaisesContext[XenstoreError]:
-    return pytest.raises(XenstoreError, match=f"^{name}")
 
 
 class World:

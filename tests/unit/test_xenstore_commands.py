@@ -46,14 +46,6 @@ class Client:
 
 
 @pytest.fixture
-def tree() -> Tree:
-    tree = Tree()
-    tree.introduce(5)
-    tree.introduce(7)
-    return tree
-
-
-@pytest.fixture
 def zero(tree: Tree) -> Client:
     return Client(tree, 0)
 

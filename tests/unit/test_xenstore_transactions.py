@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from storekit import refused
 
 from pores.errors import XenstoreError
 from pores.xenstore.tree import Session, Tree
 from pores.xenstore.watches import Event
-
-
-def refused(name: str) -> pytest.RaisesContext[XenstoreError]:
-    return pytest.raises(XenstoreError, match=f"^{name}")
-
-
-@pytest.fixture
-def tree() -> Tree:
-    tree = Tree()
-    tree.introduce(5)
-    tree.introduce(7)
-    return tree
 
 
 @pytest.fixture

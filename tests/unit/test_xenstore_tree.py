@@ -5,22 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from storekit import refused
 
 from pores.errors import XenstoreError
 from pores.xenstore.limits import Limits
 from pores.xenstore.tree import Session, Tree
-
-
-def refused(name: str) -> pytest.RaisesContext[XenstoreError]:
-    return pytest.raises(XenstoreError, match=f"^{name}")
-
-
-@pytest.fixture
-def tree() -> Tree:
-    tree = Tree()
-    for domid in (5, 7, 9):
-        tree.introduce(domid)
-    return tree
 
 
 @pytest.fixture

@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from storekit import refused
 
-from pores.errors import XenstoreError
 from pores.xenstore.tree import Session, Tree
 from pores.xenstore.watches import Event
-
-
-def refused(name: str) -> pytest.RaisesContext[XenstoreError]:
-    return pytest.raises(XenstoreError, match=f"^{name}")
 
 
 class Client:
@@ -37,14 +33,6 @@ class Client:
 
 
 Open = Callable[[int], Client]
-
-
-@pytest.fixture
-def tree() -> Tree:
-    tree = Tree()
-    for domid in (5, 7, 9):
-        tree.introduce(domid)
-    return tree
 
 
 @pytest.fixture
