@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from beamkit.beam import unique
-from beamkit.commandline import CommandLine
+from beamkit.commandline import ROOT, CommandLine
 from membranekit.processes import HostProcess
 from waiting import soon
 
@@ -31,7 +31,7 @@ from .driver import LIMIT, LingProcess
 
 __all__ = ["PythonNode", "RawDomain", "Stage", "stage"]
 
-APP = f"{Path(__file__).with_name('app.py')}:app"
+APP = f"{ROOT}/tests/interop/beamkit/strawapp.py:app"
 
 
 class _Loop:
@@ -52,7 +52,7 @@ class _Loop:
 
 
 class PythonNode:
-    """A node with app.py in a process of its own, a domain of the host; driven over distribution."""
+    """A node with strawapp in a process of its own, a domain of the host; driven over distribution."""
 
     def __init__(self, stage: Stage, name: str, domid: int, pid: int) -> None:
         self.stage, self.name, self.domid, self.pid = stage, name, domid, pid

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
+
+from waiting import LONG
 
 from node import Node, Process, StrawError
 from node.strawman.formats import Dialect, Format
 
-__all__ = ["Inbox", "MemoryCarrier", "MemoryHost", "MemoryStraw"]
+__all__ = ["Inbox", "MemoryCarrier", "MemoryHost", "MemoryStraw", "Test", "run"]
 
 
 class MemoryStraw:
@@ -165,3 +167,17 @@ class Inbox:
 
     async def next(self) -> Any:
         return await self.messages.get()
+
+
+Test = Callable[[MemoryHost, Node, Node], Awaitable[None]]
+
+
+def run(test: Test, dialect: Dialect = "otp") -> None:
+    """With node a (domain 1) and node b (domain 2)."""
+
+    async def main() -> None:
+        host = MemoryHost(dialect)
+        async with asyncio.timeout(LONG), host.node("a", 1) as a, host.node("b", 2) as b:
+            await test(host, a, b)
+
+    asyncio.run(main())

@@ -6,31 +6,19 @@ import asyncio
 import logging
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from strawkit import Inbox, MemoryHost
+from strawkit import Inbox, MemoryHost, run
 from waiting import LONG, until
 
 from node import Atom, CallExit, EncodeError, GenServer, Node, NoProc, Process, StrawError
 from node.strawman import manager
-from node.strawman.formats import Dialect, encode_envelope
+from node.strawman.formats import encode_envelope
 from node.strawman.manager import Strawman
 
 OK, ERROR, ENVELOPE = Atom("ok"), Atom("error"), Atom("envelope")
 BUDDY, OPEN, SPLIT, CLOSE, STRAW = Atom("buddy"), Atom("open"), Atom("split"), Atom("close"), Atom("straw")
-
-
-def run(test: Callable[[MemoryHost, Node, Node], Awaitable[None]], dialect: Dialect = "otp") -> None:
-    """With node a (domain 1) and node b (domain 2)."""
-
-    async def main() -> None:
-        host = MemoryHost(dialect)
-        async with asyncio.timeout(LONG), host.node("a", 1) as a, host.node("b", 2) as b:
-            await test(host, a, b)
-
-    asyncio.run(main())
 
 
 def test_open_split_close() -> None:

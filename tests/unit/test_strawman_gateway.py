@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from strawkit import Inbox, MemoryHost, MemoryStraw
+from strawkit import Inbox, MemoryHost, MemoryStraw, run
 from waiting import LONG, until
 
 from node import (
@@ -37,19 +36,6 @@ BUDDY, DOWN, PROCESS, NOCONNECTION = Atom("buddy"), Atom("DOWN"), Atom("process"
 CALL, ALIAS, EXIT = Atom("$gen_call"), Atom("alias"), Atom("EXIT")
 EMPTY = Counted(0, 0, 0, 0)
 DIALECTS: list[Dialect] = ["otp", "ling"]
-
-Test = Callable[[MemoryHost, Node, Node], Awaitable[None]]
-
-
-def run(test: Test, dialect: Dialect = "otp") -> None:
-    """With node a (domain 1) and node b (domain 2)."""
-
-    async def main() -> None:
-        host = MemoryHost(dialect)
-        async with asyncio.timeout(LONG), host.node("a", 1) as a, host.node("b", 2) as b:
-            await test(host, a, b)
-
-    asyncio.run(main())
 
 
 def crossing(node: Node, domid: int) -> Crossing:
