@@ -1,15 +1,15 @@
-%% The membrane: carries out what its machine asks for, and hands open straws to who has them.
+%% The membrane: carries out what its machine asks for, and hands open pores to who has them.
 %%
-%% One per domain, registered. What is done when is membrane_machine's; here are time, the store (membrane_store), memory
-%% and channels (straw_backend), and a process for each straw (straw). Nothing here waits: work that may wait is done by
-%% processes of its own.
+%% One per domain and kind of pores (membrane_kind), registered: `membrane` has the straws, `membrane_tubes` the tubes. What is
+%% done when is membrane_machine's; here are time, the store (membrane_store), memory and channels (straw_backend), and a
+%% process for each pore (straw, tube). Nothing here waits: work that may wait is done by processes of its own.
 %%
 %% The controller (a registered name: strawman) gets {membrane, Pid, {up, Domid}} and {membrane, Pid, {straw, Straw, Info}}
-%% for the straws that others have opened.
+%% for the straws that others have opened, and `tube` in the place of `straw` for tubes.
 -module(membrane).
 -behaviour(gen_server).
 
--export([start_link/1, open/2, open_async/3, give_up/1, straws/0, pores/0, counts/0, resend/1]).
+-export([start_link/1, open/2, open/3, open_async/3, give_up/1, straws/0, pores/0, pores/1, counts/0, counts/1, resend/1]).
 -export([straw_ended/4, close/4, report/4]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
@@ -18,30 +18,32 @@
 
 %% Milliseconds between two log lines of one kind: strangers can't fill a disk.
 -define(LOG_EVERY, 1000).
-%% Milliseconds after which an open straw that nobody has taken is closed: who asked for it has died meanwhile.
+%% Milliseconds after which an open pore that nobody has taken is closed: who asked for it has died meanwhile.
 -define(TAKE_TIME, 10000).
 %% What a stop may take: the machine's own limit and some work.
 -define(STOP_TIME, 6000).
 
-%% What one straw has of the backend, until all is given back. Ids: of the machine's pore that it is for.
+%% What one pore has of the backend, until all is given back, and its process.
 -record(held, {
-    straw :: pid(),
+    process :: pid(),
     monitor :: reference(),
-    memory :: term(),
-    channel :: term(),
+    things :: membrane_kind:things(),
     opened = false :: boolean()
 }).
 
 -record(s, {
     machine :: membrane_machine:machine(),
     domid :: integer(),
+    kind :: module(),
+    %% that of its pores' processes
+    module :: module(),
     controller :: atom() | pid(),
     watcher :: pid(),
     wishes :: #terms{},
     held = #{} :: #{membrane_machine:key() => #held{}},
     %% work under way, by the monitor of who does it
     workers = #{} :: #{reference() => membrane_machine:work() | {ended, membrane_machine:key(), atom()}},
-    opening = #{} :: #{integer() => {pid(), term(), reference()}},
+    opening = #{} :: #{membrane_keys:who() => {pid(), term(), reference()}},
     timer :: undefined | reference(),
     logged = #{} :: #{atom() => integer()},
     stopping = false :: boolean()
@@ -49,20 +51,29 @@
 
 %% ── for who uses it ──
 
-%% controller: who hears of straws that others open. wishes, limits: other ones than the machine's.
--spec start_link(#{controller := atom() | pid(), wishes => #terms{}, limits => #limits{}}) -> gen_server:start_ret().
+%% kind: membrane_straw unless given; name: what it is registered as. controller: who hears of pores that others open.
+%% wishes, limits: other ones than the machine's.
+-spec start_link(#{
+    controller := atom() | pid(), kind => module(), name => atom(), wishes => #terms{}, limits => #limits{}
+}) -> gen_server:start_ret().
 start_link(Options) ->
-    gen_server:start_link({local, ?MODULE}, ?MODULE, Options, []).
+    gen_server:start_link({local, maps:get(name, Options, ?MODULE)}, ?MODULE, Options, []).
 
 %% Within 4.5 s. The straw is nobody's until it is taken (straw:take/3).
 -spec open(non_neg_integer(), #{format => erlang | json}) -> {ok, pid(), straw:info()} | {error, atom()}.
 open(Domid, Options) ->
-    case whereis(?MODULE) of
+    open(?MODULE, Domid, Options).
+
+%% The same of any membrane. {Domid, any}, of many: with a number that is free.
+-spec open(atom(), non_neg_integer() | {non_neg_integer(), any | non_neg_integer()}, map()) ->
+    {ok, pid(), #{peer := non_neg_integer(), _ => _}} | {error, atom()}.
+open(Name, Who, Options) ->
+    case whereis(Name) of
         undefined ->
             {error, host_down};
         Membrane ->
             Monitor = monitor(process, Membrane),
-            open_async(Domid, Options, Monitor),
+            gen_server:cast(Membrane, {open, Who, Options, self(), Monitor}),
             receive
                 {membrane_opened, Monitor, Result} ->
                     demonitor(Monitor, [flush]),
@@ -90,19 +101,27 @@ straws() ->
 %% All that are under way, with their states: for tests and status.
 -spec pores() -> #{membrane_machine:key() => atom()}.
 pores() ->
-    gen_server:call(?MODULE, pores).
+    pores(?MODULE).
+
+-spec pores(atom()) -> #{membrane_machine:key() => atom()}.
+pores(Name) ->
+    gen_server:call(Name, pores).
 
 %% What was refused, ignored or given up, by a short word.
 -spec counts() -> #{atom() => pos_integer()}.
 counts() ->
-    gen_server:call(?MODULE, counts).
+    counts(?MODULE).
+
+-spec counts(atom()) -> #{atom() => pos_integer()}.
+counts(Name) ->
+    gen_server:call(Name, counts).
 
 %% A controller that was started anew hears once more what there is.
 -spec resend(pid()) -> ok.
 resend(Membrane) ->
     gen_server:cast(Membrane, resend).
 
-%% ── for straws ──
+%% ── for straws and tubes ──
 
 %% Its pore has found its end.
 -spec straw_ended(pid(), membrane_machine:key(), pid(), atom()) -> ok.
@@ -123,22 +142,25 @@ report(Membrane, What, Peer, Detail) ->
 -spec init(map()) -> {ok, #s{}} | {stop, term()}.
 init(#{controller := Controller} = Options) ->
     process_flag(trap_exit, true),
-    case straw_backend:take_lock(straw) of
+    Kind = maps:get(kind, Options, membrane_straw),
+    #layout{kind = Word} = Kind:layout(),
+    case straw_backend:take_lock(Word) of
         ok ->
             ok = straw_backend:subscribe(self()),
             Domid = straw_backend:domid(),
-            Wishes = maps:get(wishes, Options, membrane_keys:wishes()),
-            Machine = membrane_machine:new(Domid, maps:with([limits, wishes], Options)),
+            Machine = membrane_machine:new(Domid, maps:with([kind, limits, wishes], Options)),
             S = #s{
                 machine = membrane_machine:start(now_ms(), Machine),
                 domid = Domid,
+                kind = Kind,
+                module = Kind:process(),
                 controller = Controller,
-                wishes = Wishes,
+                wishes = maps:get(wishes, Options, Kind:wishes()),
                 watcher = membrane_store:start_watcher(self())
             },
             started(pump(S));
         {error, _} ->
-            {stop, {shutdown, straw_taken}}
+            {stop, {shutdown, list_to_atom(atom_to_list(Word) ++ "_taken")}}
     end.
 
 %% Knocks are heard before start_link returns.
@@ -168,8 +190,10 @@ handle_call(counts, _From, S) ->
     {reply, membrane_machine:counts(S#s.machine), S}.
 
 -spec handle_cast(term(), #s{}) -> {noreply, #s{}} | {stop, term(), #s{}}.
-handle_cast({open, Domid, Options, Pid, Tag}, #s{opening = Opening, machine = Machine, wishes = Wishes} = S) ->
-    case is_map_key(Domid, Opening) of
+handle_cast({open, {Domid, any}, Options, Pid, Tag}, S) ->
+    handle_cast({open, {Domid, free_number(Domid, S)}, Options, Pid, Tag}, S);
+handle_cast({open, Who, Options, Pid, Tag}, #s{opening = Opening, machine = Machine, wishes = Wishes} = S) ->
+    case is_map_key(Who, Opening) of
         true ->
             Pid ! {membrane_opened, Tag, {error, exists}},
             {noreply, S};
@@ -179,25 +203,25 @@ handle_cast({open, Domid, Options, Pid, Tag}, #s{opening = Opening, machine = Ma
                     erlang -> undefined;
                     Format -> Wishes#terms{format = Format}
                 end,
-            S1 = S#s{opening = Opening#{Domid => {Pid, Tag, monitor(process, Pid)}}},
-            next(S1#s{machine = membrane_machine:open(Domid, Liked, now_ms(), Machine)})
+            S1 = S#s{opening = Opening#{Who => {Pid, Tag, monitor(process, Pid)}}},
+            next(S1#s{machine = membrane_machine:open(Who, Liked, now_ms(), Machine)})
     end;
-handle_cast({give_up, Domid}, S) ->
-    next(gave_up(Domid, S));
+handle_cast({give_up, Who}, S) ->
+    next(gave_up(Who, S));
 handle_cast({straw_ended, Key, Straw, Reason}, #s{held = Held} = S) ->
     case Held of
-        #{Key := #held{straw = Straw}} when Reason =:= peer_gone ->
+        #{Key := #held{process = Straw}} when Reason =:= peer_gone ->
             %% The end of a channel alone says nothing: a host that dies takes the peers with it. What answers now has
             %% outlived it.
             {noreply, work({ended, Key, Reason}, fun() -> straw_backend:domains() end, S)};
-        #{Key := #held{straw = Straw}} ->
+        #{Key := #held{process = Straw}} ->
             next(S#s{machine = membrane_machine:ended(Key, Reason, now_ms(), S#s.machine)});
         _ ->
             {noreply, S}
     end;
 handle_cast({close, Key, Straw, Reason}, #s{held = Held} = S) ->
     case Held of
-        #{Key := #held{straw = Straw}} ->
+        #{Key := #held{process = Straw}} ->
             next(S#s{machine = membrane_machine:close(Key, Reason, now_ms(), S#s.machine)});
         _ ->
             {noreply, S}
@@ -206,7 +230,7 @@ handle_cast({report, What, Peer, Detail}, #s{machine = Machine} = S) ->
     next(S#s{machine = membrane_machine:report(What, Peer, Detail, Machine)});
 handle_cast(resend, S) ->
     tell_controller({up, S#s.domid}, S),
-    [tell_controller({straw, Straw, Info}, S) || {Straw, Info} <- open_straws(S)],
+    [tell_came(Straw, Info, S) || {Straw, Info} <- open_straws(S)],
     {noreply, S}.
 
 -spec handle_info(term(), #s{}) -> {noreply, #s{}} | {stop, term(), #s{}}.
@@ -236,12 +260,12 @@ handle_info({'DOWN', Monitor, process, Pid, Reason}, #s{workers = Workers, held 
             ?LOG_ERROR("membrane: ~tp failed: ~tp", [Work, Reason]),
             next(done(Work, failed(Work), S#s{workers = Left}));
         error ->
-            case [Key || {Key, #held{straw = Straw}} <- maps:to_list(Held), Straw =:= Pid] of
+            case [Key || {Key, #held{process = Process}} <- maps:to_list(Held), Process =:= Pid] of
                 [Key] ->
                     % it was killed, or has ended as it was told
                     next(S#s{machine = membrane_machine:close(Key, closed, now_ms(), S#s.machine)});
                 [] ->
-                    Left = [Domid || {Domid, {_, _, M}} <- maps:to_list(Opening), M =:= Monitor],
+                    Left = [Who || {Who, {_, _, M}} <- maps:to_list(Opening), M =:= Monitor],
                     next(lists:foldl(fun gave_up/2, S, Left))
             end
     end;
@@ -284,21 +308,30 @@ stopped(S) ->
 down(#s{machine = Machine} = S) ->
     next(S#s{machine = membrane_machine:host_down(now_ms(), Machine)}).
 
-gave_up(Domid, #s{opening = Opening, machine = Machine} = S) ->
-    case maps:take(Domid, Opening) of
+gave_up(Who, #s{opening = Opening, machine = Machine} = S) ->
+    case maps:take(Who, Opening) of
         {{_, _, Monitor}, Left} ->
             demonitor(Monitor, [flush]),
-            S#s{opening = Left, machine = membrane_machine:give_up(Domid, now_ms(), Machine)};
+            S#s{opening = Left, machine = membrane_machine:give_up(Who, now_ms(), Machine)};
         error ->
             S
     end.
 
-open_straws(#s{held = Held} = S) ->
-    [{Straw, info(Key, S)} || {Key, #held{straw = Straw, opened = true}} <- maps:to_list(Held)].
+%% The first that no pore of ours to this domain has.
+free_number(Domid, #s{machine = Machine, opening = Opening}) ->
+    Used = [Who || {passive, Who} <- maps:keys(membrane_machine:pores(Machine))] ++ maps:keys(Opening),
+    hd(lists:seq(1, length(Used) + 1) -- [Number || {Peer, Number} <- Used, Peer =:= Domid]).
 
-info({Role, Peer} = Key, #s{machine = Machine}) ->
+open_straws(#s{held = Held} = S) ->
+    [{Process, info(Key, S)} || {Key, #held{process = Process, opened = true}} <- maps:to_list(Held)].
+
+info({Role, Who} = Key, #s{machine = Machine}) ->
     #terms{format = Format, dialect = Dialect, ring_bytes = Ring} = membrane_machine:terms(Key, Machine),
-    #{peer => Peer, we_opened => Role =:= passive, format => Format, dialect => Dialect, ring_bytes => Ring}.
+    Info = #{peer => membrane_keys:peer(Who), we_opened => Role =:= passive, dialect => Dialect},
+    case Who of
+        {_, Number} -> Info#{number => Number};
+        _ -> Info#{format => Format, ring_bytes => Ring}
+    end.
 
 %% ── the machine's outputs ──
 
@@ -336,23 +369,23 @@ event(stopped, #s{opening = Opening, held = Held, stopping = Stopping} = S) ->
             false -> host_down
         end,
     [Pid ! {membrane_opened, Tag, {error, Word}} || {Pid, Tag, _} <- maps:values(Opening)],
-    [straw:finished(Straw, Word) || #held{straw = Straw} <- maps:values(Held)],
+    [(S#s.module):finished(Process, Word) || #held{process = Process} <- maps:values(Held)],
     S#s{opening = #{}, held = #{}};
-event({opened, {_, Peer} = Key, _Terms, Asked}, #s{held = Held, opening = Opening} = S0) ->
-    #{Key := #held{straw = Straw} = H} = Held,
-    _ = erlang:send_after(?TAKE_TIME, Straw, untaken),
+event({opened, {_, Who} = Key, _Terms, Asked}, #s{held = Held, opening = Opening} = S0) ->
+    #{Key := #held{process = Process} = H} = Held,
+    _ = erlang:send_after(?TAKE_TIME, Process, untaken),
     S = S0#s{held = Held#{Key := H#held{opened = true}}},
-    case maps:take(Peer, Opening) of
+    case maps:take(Who, Opening) of
         {{Pid, Tag, Monitor}, Left} when Asked ->
             demonitor(Monitor, [flush]),
-            Pid ! {membrane_opened, Tag, {ok, Straw, info(Key, S)}},
+            Pid ! {membrane_opened, Tag, {ok, Process, info(Key, S)}},
             S#s{opening = Left};
         _ ->
-            tell_controller({straw, Straw, info(Key, S)}, S),
+            tell_came(Process, info(Key, S), S),
             S
     end;
-event({refused, Peer, Reason}, #s{opening = Opening} = S) ->
-    case maps:take(Peer, Opening) of
+event({refused, Who, Reason}, #s{opening = Opening} = S) ->
+    case maps:take(Who, Opening) of
         {{Pid, Tag, Monitor}, Left} ->
             demonitor(Monitor, [flush]),
             Pid ! {membrane_opened, Tag, {error, Reason}},
@@ -360,13 +393,13 @@ event({refused, Peer, Reason}, #s{opening = Opening} = S) ->
         error ->
             S
     end;
-event({closed, Key, Reason}, #s{held = Held} = S) ->
+event({closed, Key, Reason}, #s{held = Held, module = Module} = S) ->
     case Held of
-        #{Key := #held{straw = Straw}} -> straw:finished(Straw, Reason);
+        #{Key := #held{process = Process}} -> Module:finished(Process, Reason);
         _ -> ok
     end,
     S;
-event({reported, What, Peer, Detail}, #s{logged = Logged, machine = Machine} = S) ->
+event({reported, What, Peer, Detail}, #s{logged = Logged, machine = Machine, kind = Kind} = S) ->
     Now = now_ms(),
     case Logged of
         #{What := At} when Now - At < ?LOG_EVERY ->
@@ -378,9 +411,15 @@ event({reported, What, Peer, Detail}, #s{logged = Logged, machine = Machine} = S
                     withdrawn -> debug;
                     _ -> warning
                 end,
-            ?LOG(Level, "straws: domain ~w: ~ts ~tp (~w in all)", [Peer, What, Detail, Count]),
+            #layout{kind = Word} = Kind:layout(),
+            ?LOG(Level, "~ws: domain ~w: ~ts ~tp (~w in all)", [Word, Peer, What, Detail, Count]),
             S#s{logged = Logged#{What => Now}}
     end.
+
+%% Of a pore that nobody here has asked for.
+tell_came(Process, Info, #s{kind = Kind} = S) ->
+    #layout{kind = Word} = Kind:layout(),
+    tell_controller({Word, Process, Info}, S).
 
 tell_controller(What, #s{controller = Controller}) ->
     try
@@ -390,9 +429,9 @@ tell_controller(What, #s{controller = Controller}) ->
         error:badarg -> ok
     end.
 
-%% What a changed path is about: a knock, or the peer of one of our straws.
-changed(Path, #s{machine = Machine, domid = Me}) ->
-    case membrane_keys:about(Me, Path) of
+%% What a changed path is about: a knock, or the peer of one of our pores.
+changed(Path, #s{machine = Machine, domid = Me, kind = Kind}) ->
+    case membrane_keys:about(Kind:layout(), Me, Path) of
         knock -> membrane_machine:knocked(Path, now_ms(), Machine);
         undefined -> Machine;
         Key -> membrane_machine:changed(Key, now_ms(), Machine)
@@ -402,13 +441,14 @@ changed(Path, #s{machine = Machine, domid = Me}) ->
 
 start_work({store, _, _, _, Steps} = Work, #s{watcher = Watcher} = S) ->
     work(Work, fun() -> membrane_store:perform(Steps, Watcher) end, S);
-start_work({pore, Key, _, Verb, Terms, Offer} = Work, #s{held = Held} = S) ->
-    Membrane = self(),
+start_work({pore, {_, Who} = Key, _, Verb, Terms, Offer} = Work, #s{held = Held, kind = Kind, module = Module} = S) ->
+    Options = #{membrane => self(), key => Key, terms => Terms},
+    Peer = membrane_keys:peer(Who),
     Do =
         case {Verb, Held} of
-            {grant, _} -> fun() -> grant(Membrane, Key, Terms) end;
-            {attach, _} -> fun() -> attach(Membrane, Key, Terms, Offer) end;
-            {_, #{Key := #held{} = H}} -> fun() -> give_back(Verb, H) end;
+            {grant, _} -> fun() -> make(Kind, Options, Kind:offer(Peer, Terms)) end;
+            {attach, _} -> fun() -> make(Kind, Options, attached(Kind:attach(Peer, Offer, Terms), Offer)) end;
+            {_, #{Key := #held{} = H}} -> fun() -> give_back(Verb, Module, H) end;
             {_, _} -> fun() -> ok end
         end,
     work(Work, Do, S).
@@ -433,8 +473,8 @@ done({ended, _, _}, {error, host_down}, S) ->
     S;
 done({ended, Key, Reason}, _, #s{machine = Machine} = S) ->
     S#s{machine = membrane_machine:ended(Key, Reason, now_ms(), Machine)};
-done({pore, Key, _, _, _, _} = Work, {made, Straw, Memory, Channel, Offer}, #s{held = Held} = S) ->
-    H = #held{straw = Straw, monitor = monitor(process, Straw), memory = Memory, channel = Channel},
+done({pore, Key, _, _, _, _} = Work, {made, Process, Things, Offer}, #s{held = Held} = S) ->
+    H = #held{process = Process, monitor = monitor(process, Process), things = Things},
     pore_result(Work, {ok, Offer}, S#s{held = Held#{Key => H}});
 done({pore, _, _, _, _, _} = Work, busy, S) ->
     pore_result(Work, busy, S);
@@ -443,11 +483,11 @@ done({pore, _, _, Verb, _, _} = Work, {error, _} = Error, S) when Verb =:= grant
 done({pore, Key, _, _, _, _} = Work, Result, #s{held = Held} = S0) ->
     S = pore_result(Work, Result, S0),
     case maps:take(Key, Held) of
-        {#held{straw = Straw, monitor = Monitor}, Left} ->
+        {#held{process = Process, monitor = Monitor}, Left} ->
             demonitor(Monitor, [flush]),
             % one that was opened is told by its own event why
             S1 = pump(S),
-            straw:finished(Straw, closed),
+            (S#s.module):finished(Process, closed),
             S1#s{held = Left};
         error ->
             S
@@ -457,51 +497,27 @@ pore_result(Work, Result, #s{machine = Machine} = S) ->
     S#s{machine = membrane_machine:pore_result(Work, Result, now_ms(), Machine)}.
 
 %% What follows runs in a process of its own. Whatever it has got belongs to the membrane when it is done.
-grant(Membrane, Key, Terms) ->
-    {_, Peer} = Key,
-    case straw_backend:grant(Peer, membrane_keys:pages(Terms)) of
-        {ok, Grant} ->
-            case straw_backend:alloc_channel(Peer) of
-                {ok, Channel} ->
-                    Offer = {straw_backend:grant_refs(Grant), straw_backend:channel_port(Channel)},
-                    case membrane_keys:publish(Offer, Terms) of
-                        undefined -> {error, limit};
-                        _ -> make(Membrane, Key, Terms, Grant, Channel, Offer)
-                    end;
-                {error, Errno} ->
-                    {error, word(Errno)}
-            end;
-        {error, Errno} ->
-            {error, word(Errno)}
-    end.
-
-attach(Membrane, {_, Peer} = Key, Terms, {Refs, Port} = Offer) ->
-    case straw_backend:map(Peer, Refs) of
-        {ok, Mapping} ->
-            case straw_backend:bind_channel(Peer, Port) of
-                {ok, Channel} -> make(Membrane, Key, Terms, Mapping, Channel, Offer);
-                {error, Errno} -> {error, word(Errno)}
-            end;
-        {error, Errno} ->
-            {error, word(Errno)}
-    end.
-
-make(Membrane, Key, Terms, Memory, Channel, Offer) ->
-    case straw:start(#{membrane => Membrane, key => Key, terms => Terms, memory => Memory, channel => Channel}) of
-        {ok, Straw} ->
-            case {straw_backend:give_away(Memory, Membrane), straw_backend:give_away(Channel, Membrane)} of
-                {ok, ok} -> {made, Straw, Memory, Channel, Offer};
+make(Kind, #{membrane := Membrane} = Options, {ok, {Memory, Channels} = Things, Offer}) ->
+    case Kind:start(Options, Things) of
+        {ok, Process} ->
+            case lists:usort([straw_backend:give_away(Thing, Membrane) || Thing <- [Memory | Channels]]) of
+                [ok] -> {made, Process, Things, Offer};
                 _ -> {error, host_down}
             end;
         {error, {shutdown, Errno}} ->
             {error, word(Errno)};
         {error, _} ->
             {error, failed}
-    end.
+    end;
+make(_Kind, _Options, {error, Errno}) ->
+    {error, word(Errno)}.
 
-give_back(Verb, #held{straw = Straw, memory = Memory, channel = Channel}) ->
-    _ = straw:last_look(Straw),
-    _ = straw_backend:close_channel(Channel),
+attached({ok, Things}, Offer) -> {ok, Things, Offer};
+attached(Error, _Offer) -> Error.
+
+give_back(Verb, Module, #held{process = Process, things = {Memory, Channels}}) ->
+    _ = Module:last_look(Process),
+    lists:foreach(fun straw_backend:close_channel/1, Channels),
     case Verb of
         detach ->
             given(straw_backend:unmap(Memory));

@@ -10,6 +10,19 @@
     suppress = false :: boolean()
 }).
 
+%% Where a kind of pores is negotiated: each side has a directory for it in its own tree.
+-record(layout, {
+    kind :: straw | tube,
+    active_top :: string(),
+    passive_top :: string(),
+    %% the key in the active directory that tells of a knock; its value is the passive directory
+    knock :: string(),
+    %% the key in the passive directory that names the active one
+    back :: string(),
+    %% several of two domains: the directories have one level more, the number of the pore
+    many = false :: boolean()
+}).
+
 %% What peers and strangers may cost us, and how long things take. Times in milliseconds; whoever drives the machine
 %% may use another unit for these and for its `Now` alike.
 -record(limits, {
@@ -20,8 +33,10 @@
     knocks_waiting = 1024,
     %% handshakes under way
     pending = 64,
-    %% straws in all: each needs a watch, and a real store gives a domain about a hundred
+    %% pores in all: each needs a watch, and a real store gives a domain about a hundred
     pores = 96,
+    %% of one peer, for kinds that have many
+    per_peer = 16,
     %% until an open has its answer: below gen_server:call's 5 s
     open_time = 4500,
     %% how often a peer is looked at without an event: while it is waited for, and when its straw is up
@@ -46,12 +61,16 @@
     shut_time = 500
 }).
 
-%% One straw from its knock to its end. `out` is what it has to say to the machine, latest first.
+%% One pore from its knock to its end. `out` is what it has to say to the machine, latest first.
 -record(pore, {
     id :: integer(),
     role :: passive | active,
+    %% the peer, and which of the pores that one of the two sides has opened
+    who :: membrane_keys:who(),
     peer :: integer(),
     me :: integer(),
+    kind :: module(),
+    layout :: #layout{},
     table :: membrane_table:table(),
     limits :: #limits{},
     state = 'START' :: atom(),

@@ -48,14 +48,14 @@ check({[Knock, Perms, State, Back, PeerState, Dialect], ''}, #pore{our_dir = Our
     end.
 
 -spec act(atom(), number(), #pore{}) -> #pore{}.
-act(verify, _Now, #pore{our_dir = Ours, peer_dir = Theirs} = P) ->
+act(verify, _Now, #pore{our_dir = Ours, peer_dir = Theirs, layout = Layout} = P) ->
     store(
         verify,
         [
-            {read, Ours ++ "/warts"},
+            {read, Ours ++ "/" ++ Layout#layout.knock},
             {get_perms, Ours},
             {read, Ours ++ "/state"},
-            {read, Theirs ++ "/straw"},
+            {read, Theirs ++ "/" ++ Layout#layout.back},
             {read, Theirs ++ "/state"},
             {read, Theirs ++ "/dialect"}
         ],
@@ -76,9 +76,9 @@ act(read_wishes, _Now, #pore{peer_dir = Dir} = P) ->
     store(read_wishes, [{read, Dir ++ "/" ++ Name} || Name <- membrane_keys:wish_keys()], P);
 act(grant, _Now, P) ->
     work(grant, P);
-act(offer, _Now, #pore{our_dir = Ours, terms = Terms, wishes = Wishes, offer = Offer} = P) ->
+act(offer, _Now, #pore{our_dir = Ours, kind = Kind, terms = Terms, wishes = Wishes, offer = Offer} = P) ->
     % whoever granted has seen to it that the offer can be said
-    Keys = membrane_keys:publish(Offer, Terms) ++ membrane_keys:terms_keys(Terms#terms{format = Wishes#terms.format}),
+    Keys = Kind:publish(Offer, Terms) ++ membrane_keys:terms_keys(Terms#terms{format = Wishes#terms.format}),
     store(offer, [{atomic, [{write, Ours ++ "/" ++ Name, Value} || {Name, Value} <- Keys] ++ [say("3", P)]}], P);
 %% A LING that has not read our 4 yet would wait for it for ever.
 act(keep, Now, P0) ->

@@ -1,15 +1,15 @@
-%% What the two sides of a straw write into XenStore: paths, values, and what of it is believed.
+%% What the two sides of a pore write into XenStore: paths, values, and what of it is believed.
 %%
 %% Pure functions on strings; whatever a stranger wrote comes in as it is and leaves as a checked value or undefined. The
-%% keys are LING's (strawman.erl), but for dialect, ring-bytes, suppress and ring-refs: those are ours, and a LING peer
-%% never looks at them. The same as Python's pores/keys.py and kinds.py.
+%% keys are LING's (strawman.erl, tube_server.erl), but for dialect, ring-bytes, suppress and ring-refs: those are ours, and a
+%% LING peer never looks at them. The same as Python's pores/keys.py; kinds.py is membrane_straw and membrane_tube.
 -module(membrane_keys).
 
--export([number/1, domid_of/1, owned_by/3]).
--export([active_top/1, passive_top/1, active_dir/2, passive_dir/2, knocker/2, about/2]).
--export([wishes/0, wishes/1, wish_keys/0, offer_keys/0, terms_of/1, terms_keys/1, agree/2, narrow/1, own_kind/1]).
--export([pages/1, publish/2, parse/2, pack_refs/1, unpack_refs/2]).
--export_type([offer/0, values/0]).
+-export([number/1, numbers/2, domid_of/1, owned_by/3]).
+-export([peer/1, active_top/2, passive_top/2, dirs/4, knocker/3, about/3]).
+-export([wishes/0, wishes/1, wish_keys/0, terms_of/1, terms_keys/1, agree/2, narrow/1, own_kind/1]).
+-export([offer/2, pack_refs/1, unpack_refs/2]).
+-export_type([offer/0, values/0, who/0]).
 
 -include("membrane.hrl").
 
@@ -21,10 +21,10 @@
 -define(DEFAULT_RING, (1 bsl 18)).
 %% A value with its node has to fit the store's quota for one node (2048 bytes, permissions and all).
 -define(REFS_MAX, 1800).
--define(STRAW_REFS, 8).
--define(PAGE, 4096).
 
--type offer() :: {Refs :: [non_neg_integer()], Port :: non_neg_integer()}.
+-type offer() :: {Refs :: [non_neg_integer()], Ports :: [non_neg_integer()]}.
+%% Whom a pore is to, from one of the two sides: a domain, with a number when there may be many.
+-type who() :: Peer :: integer() | {Peer :: integer(), Number :: non_neg_integer()}.
 %% What was read, by the last name of its path; undefined: it is not there.
 -type values() :: #{string() => string() | undefined}.
 
@@ -45,6 +45,15 @@ number([First | Rest] = Text) when First >= $1, First =< $9, length(Rest) =< 9 -
 number(_) ->
     undefined.
 
+%% Those of several keys, if they are there and all different.
+-spec numbers([string()], values()) -> [non_neg_integer()] | undefined.
+numbers(Names, Values) ->
+    Numbers = [number(maps:get(Name, Values, undefined)) || Name <- Names],
+    case lists:member(undefined, Numbers) orelse length(lists:usort(Numbers)) =/= length(Names) of
+        true -> undefined;
+        false -> Numbers
+    end.
+
 %% A canonical domain id, or undefined.
 -spec domid_of(string() | undefined) -> non_neg_integer() | undefined.
 domid_of(Name) ->
@@ -63,55 +72,83 @@ owned_by(_, _, _) ->
 
 %% ── paths ──
 
--spec active_top(integer()) -> string().
-active_top(Me) -> home(Me) ++ "/data/straw".
+-spec peer(who()) -> integer().
+peer({Peer, _Number}) -> Peer;
+peer(Peer) -> Peer.
 
--spec passive_top(integer()) -> string().
-passive_top(Me) -> home(Me) ++ "/data/warts".
+-spec active_top(#layout{}, integer()) -> string().
+active_top(#layout{active_top = Top}, Me) -> home(Me) ++ "/" ++ Top.
 
-%% The straw directory, in the tree of the one who is knocked upon.
--spec active_dir(integer(), integer()) -> string().
-active_dir(Acceptor, Opener) -> active_top(Acceptor) ++ "/" ++ integer_to_list(Opener).
+-spec passive_top(#layout{}, integer()) -> string().
+passive_top(#layout{passive_top = Top}, Me) -> home(Me) ++ "/" ++ Top.
 
-%% The warts directory, in the tree of the one who opens.
--spec passive_dir(integer(), integer()) -> string().
-passive_dir(Opener, Acceptor) -> passive_top(Opener) ++ "/" ++ integer_to_list(Acceptor).
+%% Ours and the peer's. The active directory is in the tree of the one who is knocked upon.
+-spec dirs(#layout{}, passive | active, integer(), who()) -> {string(), string()}.
+dirs(Layout, passive, Me, Who) ->
+    {passive_top(Layout, Me) ++ below(Who), active_top(Layout, peer(Who)) ++ below(from(Me, Who))};
+dirs(Layout, active, Me, Who) ->
+    {active_top(Layout, Me) ++ below(Who), passive_top(Layout, peer(Who)) ++ below(from(Me, Who))}.
+
+%% The same pore as the other side calls it.
+from(Me, {_Peer, Number}) -> {Me, Number};
+from(Me, _Peer) -> Me.
+
+below({Peer, Number}) -> below(Peer) ++ "/" ++ integer_to_list(Number);
+below(Peer) -> "/" ++ integer_to_list(Peer).
 
 home(Domid) -> "/local/domain/" ++ integer_to_list(Domid).
 
-%% Whose knock a changed path tells of; undefined for any other path. Only the exact path counts, with a canonical number.
--spec knocker(integer(), string()) -> non_neg_integer() | undefined.
-knocker(Me, Path) ->
-    case string:prefix(Path, active_top(Me) ++ "/") of
+%% Whose knock a changed path tells of; undefined for any other path. Only the exact path counts, with canonical numbers.
+-spec knocker(#layout{}, integer(), string()) -> who() | undefined.
+knocker(#layout{knock = Knock, many = Many} = Layout, Me, Path) ->
+    case string:prefix(Path, active_top(Layout, Me) ++ "/") of
         nomatch ->
             undefined;
         Rest ->
-            case string:split(Rest, "/", all) of
-                [Name, "warts"] ->
-                    case domid_of(Name) of
-                        Me -> undefined;
-                        Domid -> Domid
-                    end;
-                _ ->
-                    undefined
+            case who(Many, string:split(Rest, "/", all)) of
+                {Who, [Knock]} -> not_us(Me, Who);
+                _ -> undefined
             end
     end.
 
-%% What a changed path is about: something in our own straw tree, or the peer's directory of one of our straws.
--spec about(integer(), string()) -> knock | {passive | active, integer()} | undefined.
-about(Me, Path) ->
+not_us(Me, Who) ->
+    case peer(Who) of
+        Me -> undefined;
+        _ -> Who
+    end.
+
+%% Of names below a top directory.
+who(false, [Name | Rest]) ->
+    case domid_of(Name) of
+        undefined -> undefined;
+        Peer -> {Peer, Rest}
+    end;
+who(true, [Name, Number | Rest]) ->
+    case {domid_of(Name), domid_of(Number)} of
+        {Peer, N} when is_integer(Peer), is_integer(N) -> {{Peer, N}, Rest};
+        _ -> undefined
+    end;
+who(_, _) ->
+    undefined.
+
+%% What a changed path is about: something in our own active tree, or the peer's directory of one of our pores.
+-spec about(#layout{}, integer(), string()) -> knock | {passive | active, who()} | undefined.
+about(#layout{active_top = Active, passive_top = Passive, many = Many}, Me, Path) ->
     Ours = integer_to_list(Me),
     case string:split(Path, "/", all) of
-        ["", "local", "domain", Ours, "data", "straw" | _] -> knock;
-        ["", "local", "domain", Name, "data", Tree, Ours | _] ->
-            case {domid_of(Name), Tree} of
-                {undefined, _} -> undefined;
-                {Peer, "straw"} -> {passive, Peer};
-                {Peer, "warts"} -> {active, Peer};
+        ["", "local", "domain", Name, Data, Tree | Rest] ->
+            case {Data ++ "/" ++ Tree, Name, Rest} of
+                {Active, Ours, _} -> knock;
+                {Active, _, [Ours | Below]} -> about(passive, who(Many, [Name | Below]));
+                {Passive, _, [Ours | Below]} -> about(active, who(Many, [Name | Below]));
                 _ -> undefined
             end;
-        _ -> undefined
+        _ ->
+            undefined
     end.
+
+about(_Role, undefined) -> undefined;
+about(Role, {Who, _Below}) -> {Role, Who}.
 
 %% ── terms ──
 
@@ -207,49 +244,11 @@ agree(Ours, Theirs) ->
 
 %% ── offers ──
 
--spec pages(#terms{}) -> pos_integer().
-pages(#terms{ring_bytes = 0}) -> ?STRAW_REFS;
-pages(#terms{ring_bytes = Ring}) -> 1 + 2 * Ring div ?PAGE.
-
-%% All that an offer may consist of.
--spec offer_keys() -> [string()].
-offer_keys() ->
-    ["ring-ref-" ++ integer_to_list(N) || N <- lists:seq(1, ?STRAW_REFS)] ++ ["ring-refs", "event-channel"].
-
-%% The keys of an offer; undefined when it can't be said (more refs than a node holds).
--spec publish(offer(), #terms{}) -> [{string(), string()}] | undefined.
-publish({Refs, Port}, #terms{ring_bytes = 0}) ->
-    [{"event-channel", integer_to_list(Port)}] ++
-        [
-            {"ring-ref-" ++ integer_to_list(N), integer_to_list(Ref)}
-         || {N, Ref} <- lists:zip(lists:seq(1, length(Refs)), Refs)
-        ];
-publish({Refs, Port}, _Terms) ->
-    case pack_refs(Refs) of
-        undefined -> undefined;
-        Text -> [{"event-channel", integer_to_list(Port)}, {"ring-refs", Text}]
-    end.
-
-%% The offer that the keys make; undefined when they make none.
--spec parse(values(), #terms{}) -> offer() | undefined.
-parse(Values, #terms{ring_bytes = Ring} = Terms) ->
-    Refs =
-        case Ring of
-            0 ->
-                Names = lists:sublist(offer_keys(), ?STRAW_REFS),
-                Numbers = [number(maps:get(Name, Values, undefined)) || Name <- Names],
-                case lists:member(undefined, Numbers) orelse length(lists:usort(Numbers)) =/= ?STRAW_REFS of
-                    true -> undefined;
-                    false -> Numbers
-                end;
-            _ ->
-                unpack_refs(maps:get("ring-refs", Values, undefined), pages(Terms))
-        end,
-    case {Refs, number(maps:get("event-channel", Values, undefined))} of
-        {undefined, _} -> undefined;
-        {_, undefined} -> undefined;
-        {_, Port} -> {Refs, Port}
-    end.
+%% What the peer offers, if it is one: undefined as soon as a part is.
+-spec offer([non_neg_integer()] | undefined, [non_neg_integer()] | undefined) -> offer() | undefined.
+offer(undefined, _Ports) -> undefined;
+offer(_Refs, undefined) -> undefined;
+offer(Refs, Ports) -> {Refs, Ports}.
 
 %% Many refs in one value, "17-145,200"; undefined when it would be too long for one node.
 -spec pack_refs([non_neg_integer()]) -> string() | undefined.

@@ -9,8 +9,8 @@
 -import(membrane_pore, [store/3, work/2, report/2, answer/2, unwatch/1, judge_gone/2, set_why/2]).
 
 -spec look_steps(#pore{}) -> [tuple()].
-look_steps(#pore{peer_dir = Dir}) ->
-    [{read, Dir ++ "/warts"}, {read, Dir ++ "/state"}, {get_perms, Dir ++ "/state"}].
+look_steps(#pore{peer_dir = Dir, layout = #layout{knock = Knock}}) ->
+    [{read, Dir ++ "/" ++ Knock}, {read, Dir ++ "/state"}, {get_perms, Dir ++ "/state"}].
 
 %% The peer's state by a look; undefined: it is gone, "": nothing that counts.
 -spec state_of([term()], #pore{}) -> {string() | undefined, #pore{}}.
@@ -48,8 +48,8 @@ not_found(_Error, P) -> {no, P}.
 %% What the peer says, if it is the peer who says it and it makes sense.
 offered({_, Error}, _P) when Error =/= '' ->
     undefined;
-offered({Read, ''}, #pore{wishes = Wishes, peer = Peer, me = Me} = P) ->
-    Names = names(),
+offered({Read, ''}, #pore{wishes = Wishes, peer = Peer, me = Me, kind = Kind} = P) ->
+    Names = names(P),
     {Texts, Perms} = lists:split(length(Names), Read),
     Said = lists:zip3(Names, Texts, Perms),
     Values = maps:from_list([{Name, Text} || {Name, Text, _} <- Said]),
@@ -60,7 +60,7 @@ offered({Read, ''}, #pore{wishes = Wishes, peer = Peer, me = Me} = P) ->
     Terms = membrane_keys:agree(Wishes, Told),
     case Owned andalso is_fair(maps:get("ring-bytes", Values), Terms, Told, Wishes) of
         true ->
-            case membrane_keys:parse(Values, Terms) of
+            case Kind:parse(Values, Terms) of
                 undefined -> undefined;
                 Offer -> P#pore{terms = Terms, peer_kind = membrane_keys:own_kind(Told), offer = Offer}
             end;
@@ -77,7 +77,7 @@ is_fair(Text, _Terms, #terms{ring_bytes = Told}, #terms{ring_bytes = Asked}) ->
         Wide -> Wide =:= Told andalso Wide =< Asked
     end.
 
-names() -> membrane_keys:wish_keys() ++ membrane_keys:offer_keys().
+names(#pore{kind = Kind}) -> membrane_keys:wish_keys() ++ Kind:offer_keys().
 
 -spec act(atom(), number(), #pore{}) -> #pore{}.
 act(look, Now, #pore{peer = Peer, peer_dir = Dir} = P0) ->
@@ -86,23 +86,26 @@ act(look, Now, #pore{peer = Peer, peer_dir = Dir} = P0) ->
             undefined -> P0#pore{since = Now};
             _ -> P0
         end,
-    store(old, [{read, membrane_keys:active_top(Peer)}, {read, Dir}], P);
+    store(old, [{read, membrane_keys:active_top(P#pore.layout, Peer)}, {read, Dir}], P);
 act(pause, Now, #pore{limits = Limits} = P) ->
     P#pore{until = Now + Limits#limits.poll_time};
 act(clear_old, _Now, P) ->
     store(clear_old, [{delete, P#pore.peer_dir}], P);
 %% In one transaction: before it no stranger has written there, after it none can.
-act(prepare, _Now, #pore{peer_dir = Dir, me = Me, peer = Peer} = P) ->
+act(prepare, _Now, #pore{peer_dir = Dir, me = Me, peer = Peer, layout = #layout{many = Many}} = P) ->
     Perms = ["r" ++ integer_to_list(Me), "b" ++ integer_to_list(Peer)],
-    store(prepare, [{atomic, [{delete, Dir}, {mkdir, Dir}, {set_perms, Dir, Perms}]}], P);
-act(knock, _Now, #pore{our_dir = Ours, peer_dir = Theirs, wishes = Wishes} = P) ->
+    % the level above is ours too
+    Dirs = [filename:dirname(Dir) || Many] ++ [Dir],
+    Make = lists:append([[{mkdir, Made}, {set_perms, Made, Perms}] || Made <- Dirs]),
+    store(prepare, [{atomic, [{delete, Dir} | Make]}], P);
+act(knock, _Now, #pore{our_dir = Ours, peer_dir = Theirs, wishes = Wishes, layout = Layout} = P) ->
     Say =
-        [{mkdir, Ours}, {write, Ours ++ "/straw", Theirs}] ++
+        [{mkdir, Ours}, {write, Ours ++ "/" ++ Layout#layout.back, Theirs}] ++
             [{write, Ours ++ "/" ++ Name, Value} || {Name, Value} <- membrane_keys:terms_keys(Wishes)] ++
             [
                 {write, Ours ++ "/state", "2"},
                 % last: this wakes the peer
-                {write, Theirs ++ "/warts", Ours}
+                {write, Theirs ++ "/" ++ Layout#layout.knock, Ours}
             ],
     store(knock, [{watch, Theirs}, {atomic, Say}], P#pore{watching = true});
 %% Nobody was woken: nothing of it has to stay.
@@ -115,7 +118,7 @@ act(delete, _Now, P0) ->
     {Unwatch, P} = unwatch(P0),
     store(delete, Unwatch ++ [{delete, P#pore.our_dir}], P);
 act(read_offer, _Now, #pore{peer_dir = Dir} = P) ->
-    Paths = [Dir ++ "/" ++ Name || Name <- names()],
+    Paths = [Dir ++ "/" ++ Name || Name <- names(P)],
     store(read_offer, [{read, Path} || Path <- Paths] ++ [{get_perms, Path} || Path <- Paths], P);
 act(attach, _Now, P) ->
     work(attach, P);

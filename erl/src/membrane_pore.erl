@@ -1,10 +1,10 @@
-%% One straw from its knock to its end: what both roles have in common. The roles are membrane_opener and
+%% One pore from its knock to its end: what both roles have in common. The roles are membrane_opener and
 %% membrane_acceptor; what is done when is in the table.
 %%
 %% Pure: no clock, no store, no memory. `Now` is passed in; what it wants goes into #pore.out, for membrane_machine.
 -module(membrane_pore).
 
--export([new/6, feed/3, feed/4, settle/2, changed/1, peer_died/2, timer/2, host_down/1]).
+-export([new/5, feed/3, feed/4, settle/2, changed/1, peer_died/2, timer/2, host_down/1]).
 -export([store_result/4, verified/3, pore_result/4, is_pending/1]).
 %% For the roles.
 -export([tell/2, store/3, work/2, report/2, report/3, answer/2, unwatch/1, judge_gone/2, set_why/2]).
@@ -13,18 +13,20 @@
 
 -type result() :: {Values :: [term()], Error :: atom()}.
 
--spec new(integer(), passive | active, integer(), integer(), #terms{}, {membrane_table:table(), #limits{}}) -> #pore{}.
-new(Id, Role, Peer, Me, Wishes, {Table, Limits}) ->
-    {Ours, Theirs} =
-        case Role of
-            passive -> {membrane_keys:passive_dir(Me, Peer), membrane_keys:active_dir(Peer, Me)};
-            active -> {membrane_keys:active_dir(Me, Peer), membrane_keys:passive_dir(Peer, Me)}
-        end,
+-spec new(integer(), {passive | active, membrane_keys:who()}, {integer(), module()}, #terms{}, {
+    membrane_table:table(), #limits{}
+}) -> #pore{}.
+new(Id, {Role, Who}, {Me, Kind}, Wishes, {Table, Limits}) ->
+    Layout = Kind:layout(),
+    {Ours, Theirs} = membrane_keys:dirs(Layout, Role, Me, Who),
     #pore{
         id = Id,
         role = Role,
-        peer = Peer,
+        who = Who,
+        peer = membrane_keys:peer(Who),
         me = Me,
+        kind = Kind,
+        layout = Layout,
         table = Table,
         limits = Limits,
         wishes = Wishes,

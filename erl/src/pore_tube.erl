@@ -2,10 +2,10 @@
 %% port; here it is a pore, and these are its calls. Who opens it owns it and gets `{irq, Tube}`.
 %%
 %% The acceptor grants the page and 64 buffers and allocates two channels; the opener maps and binds what `info/1` of the other
-%% says. How they tell each other is not here.
+%% says. How they tell each other is not here: tubes that a membrane opens are the module tube's.
 -module(pore_tube).
 
--export([accept/1, accept/2, open/4, open/5, info/1, avail/1, send/2, recv/1, can_send/1, slots/1, notify_when/2]).
+-export([accept/1, accept/2, open/4, open/5, offered/2, attached/5, new/4, info/1, avail/1, send/2, recv/1, can_send/1, slots/1, notify_when/2]).
 
 -define(PAGES, 65).
 -define(PACKET, 4096).
@@ -13,12 +13,7 @@
 -spec accept(integer()) -> {ok, pore:pore()} | {error, straw_platform:errno()}.
 accept(Peer) -> accept(straw_backend, Peer).
 -spec accept(straw_backend:server(), integer()) -> {ok, pore:pore()} | {error, straw_platform:errno()}.
-accept(Backend, Peer) ->
-    build([
-        {memory, fun(_) -> straw_backend:grant(Backend, Peer, ?PAGES) end},
-        {tx, fun(_) -> straw_backend:alloc_channel(Backend, Peer) end},
-        {rx, fun(_) -> straw_backend:alloc_channel(Backend, Peer) end}
-    ], active).
+accept(Backend, Peer) -> made(active, offered(Backend, Peer)).
 
 %% PageRef: the grant of the page; the buffers' are in it.
 -spec open(integer(), non_neg_integer(), non_neg_integer(), non_neg_integer()) ->
@@ -26,45 +21,69 @@ accept(Backend, Peer) ->
 open(Peer, PageRef, TxPort, RxPort) -> open(straw_backend, Peer, PageRef, TxPort, RxPort).
 -spec open(straw_backend:server(), integer(), non_neg_integer(), non_neg_integer(), non_neg_integer()) ->
     {ok, pore:pore()} | {error, straw_platform:errno()}.
-open(Backend, Peer, PageRef, TxPort, RxPort) ->
-    build([
-        {page, fun(_) -> straw_backend:map(Backend, Peer, [PageRef]) end},
-        {refs, fun(#{page := Page}) -> pore_nif:tube_refs(straw_backend:memory(Page)) end},
-        {memory, fun(#{refs := Refs}) -> straw_backend:map(Backend, Peer, [PageRef | Refs]) end},
-        {tx, fun(_) -> straw_backend:bind_channel(Backend, Peer, TxPort) end},
-        {rx, fun(_) -> straw_backend:bind_channel(Backend, Peer, RxPort) end}
-    ], passive).
+open(Backend, Peer, PageRef, TxPort, RxPort) -> made(passive, attached(Backend, Peer, PageRef, TxPort, RxPort)).
 
-%% One after the other; the first that fails undoes all.
--spec build([{atom(), fun((map()) -> {ok, term()} | {error, term()})}], active | passive) ->
-    {ok, pore:pore()} | {error, straw_platform:errno()}.
-build(Steps, Role) -> build(Steps, Role, #{}).
-
--spec build([{atom(), fun((map()) -> {ok, term()} | {error, term()})}], active | passive, map()) ->
-    {ok, pore:pore()} | {error, straw_platform:errno()}.
-build([{Name, Step} | Steps], Role, Done) ->
-    case Step(Done) of
-        {ok, Thing} -> build(Steps, Role, Done#{Name => Thing});
-        {error, Errno} -> undo(Errno, Done)
+made(Role, {ok, Memory, Channels}) ->
+    case new(Role, Memory, Channels, true) of
+        {ok, Tube} -> {ok, Tube};
+        {error, Errno} -> undo(Errno, [Memory | Channels])
     end;
-build([], Role, #{memory := Memory, tx := Tx, rx := Rx} = Done) ->
-    Papers = straw_backend:papers(Memory, [Tx, Rx], true),
-    Opened = pore_nif:open_tube(
-        Role, straw_backend:memory(Memory), straw_backend:channel(Tx), straw_backend:channel(Rx), Papers
-    ),
-    case {Opened, Done} of
-        {{ok, Tube}, #{page := Page}} ->
+made(_Role, Error) ->
+    Error.
+
+%% What a tube is made of, for who makes it by new/4 and gives it back (membrane_tube): the acceptor's side, with [Tx, Rx]
+-spec offered(straw_backend:server(), integer()) ->
+    {ok, straw_backend:grant(), [straw_backend:event_channel()]} | {error, straw_platform:errno()}.
+offered(Backend, Peer) ->
+    build([
+        fun() -> straw_backend:grant(Backend, Peer, ?PAGES) end,
+        fun() -> straw_backend:alloc_channel(Backend, Peer) end,
+        fun() -> straw_backend:alloc_channel(Backend, Peer) end
+    ]).
+
+%% and the opener's.
+-spec attached(straw_backend:server(), integer(), non_neg_integer(), non_neg_integer(), non_neg_integer()) ->
+    {ok, straw_backend:mapping(), [straw_backend:event_channel()]} | {error, straw_platform:errno()}.
+attached(Backend, Peer, PageRef, TxPort, RxPort) ->
+    case straw_backend:map(Backend, Peer, [PageRef]) of
+        {ok, Page} ->
+            Found = pore_nif:tube_refs(straw_backend:memory(Page)),
             _ = straw_backend:give_back(Page),
-            {ok, Tube};
-        {{ok, Tube}, _} ->
-            {ok, Tube};
-        {{error, Errno}, _} ->
-            undo(Errno, Done)
+            case Found of
+                {ok, Refs} ->
+                    build([
+                        fun() -> straw_backend:map(Backend, Peer, [PageRef | Refs]) end,
+                        fun() -> straw_backend:bind_channel(Backend, Peer, TxPort) end,
+                        fun() -> straw_backend:bind_channel(Backend, Peer, RxPort) end
+                    ]);
+                Error ->
+                    Error
+            end;
+        Error ->
+            Error
     end.
 
--spec undo(straw_platform:errno(), map()) -> {error, straw_platform:errno()}.
-undo(Errno, Done) ->
-    lists:foreach(fun straw_backend:give_back/1, maps:values(maps:remove(refs, Done))),
+%% The caller owns it. GiveBack: what it is made of goes back when it closes.
+-spec new(active | passive, straw_backend:grant() | straw_backend:mapping(), [straw_backend:event_channel()], boolean()) ->
+    {ok, pore:pore()} | {error, straw_platform:errno()}.
+new(Role, Memory, [Tx, Rx], GiveBack) ->
+    Papers = straw_backend:papers(Memory, [Tx, Rx], GiveBack),
+    pore_nif:open_tube(Role, straw_backend:memory(Memory), straw_backend:channel(Tx), straw_backend:channel(Rx), Papers).
+
+%% One after the other; the first that fails undoes all.
+build(Steps) -> build(Steps, []).
+
+build([Step | Steps], Done) ->
+    case Step() of
+        {ok, Thing} -> build(Steps, [Thing | Done]);
+        {error, Errno} -> undo(Errno, Done)
+    end;
+build([], Done) ->
+    [Memory | Channels] = lists:reverse(Done),
+    {ok, Memory, Channels}.
+
+undo(Errno, Things) ->
+    lists:foreach(fun straw_backend:give_back/1, Things),
     {error, Errno}.
 
 %% {the page's grant, port of tx, port of rx}: what the opener needs, when we are the acceptor. tx is from the opener.

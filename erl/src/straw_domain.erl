@@ -1,8 +1,8 @@
 %% Keeps this node a domain: starts what makes it one, and starts it again, as another domain, when the host service has
 %% died.
 %%
-%% What makes it one (straw_backend, xenstore, membrane) lives and dies together. A supervisor would do that as well, but
-%% gives up after some attempts, and writes a report about each: a host service may be away for long.
+%% What makes it one (straw_backend, xenstore, membrane, membrane_tubes) lives and dies together. A supervisor would do that as
+%% well, but gives up after some attempts, and writes a report about each: a host service may be away for long.
 -module(straw_domain).
 -behaviour(gen_server).
 
@@ -87,8 +87,14 @@ parts() ->
             {false, undefined} -> [];
             {false, Controller} -> [Controller]
         end,
+    %% Whoever hears of tubes that others open.
+    Tubes = [
+        #{kind => membrane_tube, name => membrane_tubes, controller => Name}
+     || Name <- [env(tubes, false)], Name =/= false
+    ],
+    Membranes = [Wishes#{controller => Controller} || Controller <- Controllers] ++ Tubes,
     [fun() -> straw_backend:start_link(Backend) end, fun xenstore:start_link/0] ++
-        [fun() -> membrane:start_link(Wishes#{controller => Controller}) end || Controller <- Controllers].
+        [fun() -> membrane:start_link(Options) end || Options <- Membranes].
 
 env(Key, Default) -> application:get_env(straw, Key, Default).
 

@@ -6,7 +6,7 @@
 
 -include("membrane.hrl").
 
-%% Each trace is {Me, Wishes, Limits, Steps}; a step is {Input, Works, Events, Timer} with Works = [{Number, Work}].
+%% Each trace is {Kind, Me, Wishes, Limits, Steps}; a step is {Input, Works, Events, Timer} with Works = [{Number, Work}].
 %% The answer: ok | {differs, Trace number, Step number, Input, Python's outputs, ours}.
 run(TableFile, TraceFile) ->
     {ok, Bytes} = file:read_file(TraceFile),
@@ -16,8 +16,9 @@ run(TableFile, TraceFile) ->
 
 replay_all([], _, _) ->
     ok;
-replay_all([{Me, Wishes, Limits, Steps} | Traces], N, Table) ->
-    M = membrane_machine:new(Me, #{table => Table, wishes => terms(Wishes), limits => limits(Limits)}),
+replay_all([{Kind, Me, Wishes, Limits, Steps} | Traces], N, Table) ->
+    Options = #{kind => Kind, table => Table, wishes => terms(Wishes), limits => limits(Limits)},
+    M = membrane_machine:new(Me, Options),
     case replay(Steps, 1, M, #{}) of
         ok -> replay_all(Traces, N + 1, Table);
         Differs -> {differs, N, Differs}

@@ -33,22 +33,47 @@ owner_test() ->
 
 knocker_test_() ->
     [
-        ?_assertEqual(Expected, ?KEYS:knocker(6, "/local/domain/" ++ Rest))
-     || {Rest, Expected} <- [
+        ?_assertEqual(Expected, ?KEYS:knocker(Kind:layout(), 6, "/local/domain/" ++ Rest))
+     || {Kind, Rest, Expected} <- [{membrane_straw, Rest, Expected} || {Rest, Expected} <- [
             {"6/data/straw/5/warts", 5}, {"6/data/straw/05/warts", undefined}, {"6/data/straw/6/warts", undefined},
             {"6/data/straw/5/warts/x", undefined}, {"6/data/straw/5", undefined}, {"6/data/straw/x/warts", undefined},
             {"7/data/straw/5/warts", undefined}, {"6/data/straw/40000/warts", undefined}
-        ]
+        ]] ++ [{membrane_tube, Rest, Expected} || {Rest, Expected} <- [
+            {"6/data/tip/5/1/nock", {5, 1}}, {"6/data/tip/5/0/nock", {5, 0}}, {"6/data/tip/5/nock", undefined},
+            {"6/data/tip/5/01/nock", undefined}, {"6/data/tip/05/1/nock", undefined}, {"6/data/tip/6/1/nock", undefined},
+            {"6/data/tip/5/1/2/nock", undefined}, {"6/data/tip/5/40000/nock", undefined}, {"6/data/tip/5/x/nock", undefined},
+            {"6/data/straw/5/1/nock", undefined}, {"6/data/tip/5/1/warts", undefined}
+        ]]
     ].
 
 about_test_() ->
     [
-        ?_assertEqual(Expected, ?KEYS:about(6, Path))
-     || {Path, Expected} <- [
+        ?_assertEqual(Expected, ?KEYS:about(Kind:layout(), 6, Path))
+     || {Kind, Path, Expected} <- [{membrane_straw, Path, Expected} || {Path, Expected} <- [
             {"/local/domain/6/data/straw", knock}, {"/local/domain/6/data/straw/5/warts", knock},
             {"/local/domain/5/data/warts/6", {active, 5}}, {"/local/domain/5/data/warts/6/state", {active, 5}},
             {"/local/domain/5/data/straw/6/state", {passive, 5}}, {"/local/domain/5/data/straw/7/state", undefined},
-            {"/local/domain/05/data/straw/6", undefined}, {"data/straw/5", undefined}, {"", undefined}
+            {"/local/domain/05/data/straw/6", undefined}, {"data/straw/5", undefined}, {"", undefined},
+            {"/local/domain/5/data/tip/6/1/state", undefined}
+        ]] ++ [{membrane_tube, Path, Expected} || {Path, Expected} <- [
+            {"/local/domain/6/data/tip", knock}, {"/local/domain/6/data/tip/5/1/nock", knock},
+            {"/local/domain/5/data/nock/6/1", {active, {5, 1}}}, {"/local/domain/5/data/nock/6/1/state", {active, {5, 1}}},
+            {"/local/domain/5/data/tip/6/12/state", {passive, {5, 12}}}, {"/local/domain/5/data/tip/7/1/state", undefined},
+            {"/local/domain/5/data/tip/6", undefined}, {"/local/domain/5/data/straw/6/state", undefined}
+        ]]
+    ].
+
+%% Both sides write the same two paths.
+dirs_test() ->
+    [
+        begin
+            {Ours, Theirs} = ?KEYS:dirs(Kind:layout(), passive, 5, ToSix),
+            ?assertEqual({Theirs, Ours}, ?KEYS:dirs(Kind:layout(), active, 6, ToFive)),
+            ?assertEqual({Passive, Active}, {Ours, Theirs})
+        end
+     || {Kind, ToSix, ToFive, Passive, Active} <- [
+            {membrane_straw, 6, 5, "/local/domain/5/data/warts/6", "/local/domain/6/data/straw/5"},
+            {membrane_tube, {6, 3}, {5, 3}, "/local/domain/5/data/nock/6/3", "/local/domain/6/data/tip/5/3"}
         ]
     ].
 
@@ -79,14 +104,31 @@ refs_test() ->
 
 offer_test() ->
     Refs = lists:seq(100, 107),
-    Narrow = maps:from_list(?KEYS:publish({Refs, 9}, #terms{})),
-    ?assertEqual({Refs, 9}, ?KEYS:parse(Narrow, #terms{})),
-    ?assertEqual(undefined, ?KEYS:parse(Narrow#{"ring-ref-8" => "100"}, #terms{})),
-    ?assertEqual(undefined, ?KEYS:parse(maps:remove("ring-ref-3", Narrow), #terms{})),
-    ?assertEqual(undefined, ?KEYS:parse(Narrow#{"event-channel" => "x"}, #terms{})),
+    Straw = membrane_straw,
+    Narrow = maps:from_list(Straw:publish({Refs, [9]}, #terms{})),
+    ?assertEqual({Refs, [9]}, Straw:parse(Narrow, #terms{})),
+    ?assertEqual(undefined, Straw:parse(Narrow#{"ring-ref-8" => "100"}, #terms{})),
+    ?assertEqual(undefined, Straw:parse(maps:remove("ring-ref-3", Narrow), #terms{})),
+    ?assertEqual(undefined, Straw:parse(Narrow#{"event-channel" => "x"}, #terms{})),
     Terms = #terms{dialect = otp, ring_bytes = 4096},
-    ?assertEqual(3, ?KEYS:pages(Terms)),
-    ?assertEqual({[1, 2, 3], 4}, ?KEYS:parse(maps:from_list(?KEYS:publish({[1, 2, 3], 4}, Terms)), Terms)).
+    ?assertEqual(3, Straw:pages(Terms)),
+    ?assertEqual({[1, 2, 3], [4]}, Straw:parse(maps:from_list(Straw:publish({[1, 2, 3], [4]}, Terms)), Terms)).
+
+tube_offer_test() ->
+    Tube = membrane_tube,
+    % the other refs are in the page that the first one grants
+    Keys = Tube:publish({lists:seq(100, 164), [7, 9]}, #terms{}),
+    ?assertEqual([{"ring-ref", "100"}, {"event-channel-tx", "7"}, {"event-channel-rx", "9"}], Keys),
+    Values = maps:from_list(Keys),
+    ?assertEqual({[100], [7, 9]}, Tube:parse(Values, #terms{})),
+    ?assertEqual(lists:sort(Tube:offer_keys()), lists:sort(maps:keys(Values))),
+    [
+        ?assertEqual(undefined, Tube:parse(Bad, #terms{}))
+     || Bad <- [
+            Values#{"event-channel-rx" := "7"}, Values#{"ring-ref" := "-1"}, Values#{"event-channel-tx" := undefined},
+            maps:remove("ring-ref", Values), #{}
+        ]
+    ].
 
 %% ── the table ──
 
@@ -103,14 +145,17 @@ actions_test_() ->
     Table = membrane_table:load(),
     Common = [opened, bye, fail],
     [
-        ?_assertMatch(#pore{}, act(Module, Action, pore(Role, Table)))
-     || {Role, Module} <- [{passive, membrane_opener}, {active, membrane_acceptor}],
+        ?_assertMatch(#pore{}, act(Module, Action, pore(Kind, Role, Table)))
+     || Kind <- [membrane_straw, membrane_tube], {Role, Module} <- [{passive, membrane_opener}, {active, membrane_acceptor}],
         Action <- membrane_table:actions(Role, Table) -- Common
     ].
 
-pore(Role, Table) ->
-    P = membrane_pore:new(1, Role, 5, 6, membrane_keys:wishes(), {Table, #limits{}}),
-    P#pore{offer = {[1, 2, 3], 4}, terms = #terms{dialect = otp, ring_bytes = 4096}}.
+pore(membrane_straw, Role, Table) ->
+    P = membrane_pore:new(1, {Role, 5}, {6, membrane_straw}, membrane_keys:wishes(), {Table, #limits{}}),
+    P#pore{offer = {[1, 2, 3], [4]}, terms = #terms{dialect = otp, ring_bytes = 4096}};
+pore(membrane_tube, Role, Table) ->
+    P = membrane_pore:new(1, {Role, {5, 2}}, {6, membrane_tube}, membrane_tube:wishes(), {Table, #limits{}}),
+    P#pore{offer = {[1], [3, 4]}, terms = #terms{dialect = otp}}.
 
 act(Module, Action, Pore) ->
     Module:act(Action, 0, Pore).
@@ -120,7 +165,7 @@ ignored_test() ->
     Table = membrane_table:load(),
     [
         begin
-            P = (pore(Role, Table))#pore{state = State},
+            P = (pore(membrane_straw, Role, Table))#pore{state = State},
             case membrane_table:row(Role, State, What, Table) of
                 undefined -> ?assertEqual(State, (membrane_pore:feed(What, 0, P))#pore.state);
                 _ -> ok
@@ -135,12 +180,19 @@ ignored_test() ->
 
 opened_and_closed_test_() ->
     [
-        {lists:flatten(io_lib:format("closed by ~w", [Closer])), fun() ->
-            W1 = told(5, fun(M) -> membrane_machine:open(6, 0, M) end, started()),
+        {lists:flatten(io_lib:format("~w closed by ~w", [Kind, Closer])), fun() ->
+            {To, From} = {who(Kind, 6), who(Kind, 5)},
+            W1 = told(5, fun(M) -> membrane_machine:open(To, 0, M) end, started(Kind)),
+            Terms = Kind:wishes(),
             ?assertEqual(
-                [{5, {opened, {passive, 6}, ?KEYS:wishes(), true}}, {6, {opened, {active, 5}, ?KEYS:wishes(), false}}],
+                [{5, {opened, {passive, To}, Terms, true}}, {6, {opened, {active, From}, Terms, false}}],
                 lists:sort([E || {_, {opened, _, _, _}} = E <- W1#world.events])
             ),
+            Key =
+                case Closer of
+                    5 -> {passive, To};
+                    6 -> {active, From}
+                end,
             W2 = told(Closer, fun(M) -> membrane_machine:close(Key, enough, 1, M) end, W1),
             % time: what lingers goes
             W3 = lists:foldl(fun(T, W) -> timed(T, W) end, W2, lists:seq(1000, 20000, 1000)),
@@ -154,11 +206,31 @@ opened_and_closed_test_() ->
             ?assertEqual([5, 6], lists:sort([D || {D, stopped} <- W4#world.events])),
             ?assertEqual([], [Path || Path <- maps:keys(W4#world.store), string:find(Path, "/data/") =/= nomatch])
         end}
-     || {Closer, Key} <- [{5, {passive, 6}}, {6, {active, 5}}]
+     || Kind <- [membrane_straw, membrane_tube], Closer <- [5, 6]
     ].
 
+who(membrane_straw, Peer) -> Peer;
+who(membrane_tube, Peer) -> {Peer, 1}.
+
+%% Each number is for itself; both may open the same one; so many of one peer and no more.
+many_tubes_test() ->
+    Open = fun(Me, Who, W) -> told(Me, fun(M) -> membrane_machine:open(Who, 0, M) end, W) end,
+    W1 = lists:foldl(fun(N, W) -> Open(5, {6, N}, W) end, started(membrane_tube), lists:seq(1, 15)),
+    W2 = Open(6, {5, 1}, W1),
+    ?assertEqual({16, [16, 16]}, {length([E || {_, {opened, _, _, true}} = E <- W2#world.events]), pores(W2)}),
+    W3 = Open(5, {6, 16}, Open(5, {6, 3}, W2#world{events = []})),
+    ?assertEqual([{5, {refused, {6, 3}, exists}}, {5, {refused, {6, 16}, limit}}], W3#world.events),
+    W4 = told(6, fun(M) -> membrane_machine:close({active, {5, 7}}, enough, 1, M) end, W3#world{events = []}),
+    W5 = lists:foldl(fun(T, W) -> timed(T, W) end, W4, lists:seq(1000, 20000, 1000)),
+    ?assertEqual(
+        [{5, {closed, {passive, {6, 7}}, peer_closed}}, {6, {closed, {active, {5, 7}}, enough}}], lists:sort(W5#world.events)
+    ),
+    ?assertEqual([15, 15], pores(Open(5, {6, 40000}, W5))).
+
+pores(#world{machines = Machines}) -> [map_size(membrane_machine:pores(M)) || M <- maps:values(Machines)].
+
 host_down_test() ->
-    W1 = told(5, fun(M) -> membrane_machine:open(6, 0, M) end, started()),
+    W1 = told(5, fun(M) -> membrane_machine:open(6, 0, M) end, started(membrane_straw)),
     W2 = told(5, fun(M) -> membrane_machine:host_down(1, M) end, W1#world{events = []}),
     ?assertEqual([{5, {closed, {passive, 6}, host_down}}, {5, stopped}], W2#world.events),
     W3 = told(5, fun(M) -> membrane_machine:open(6, 2, M) end, W2#world{events = []}),
@@ -166,7 +238,7 @@ host_down_test() ->
 
 timeout_test() ->
     % nobody listens there, but its tree is
-    W0 = (world([5]))#world{store = #{"/local/domain/6/data/straw" => {"", ["b6"]}}},
+    W0 = (world(membrane_straw, [5]))#world{store = #{"/local/domain/6/data/straw" => {"", ["b6"]}}},
     W1 = told(5, fun(M) -> membrane_machine:open(6, 0, M) end, start_all(W0)),
     ?assertEqual([], [E || {_, {refused, _, _}} = E <- W1#world.events]),
     W2 = timed(4500, W1),
@@ -174,10 +246,10 @@ timeout_test() ->
     ?assertMatch(#{"/local/domain/5/data/warts/6/state" := {"2", _}}, W2#world.store),
     ?assertEqual(#{{passive, 6} => 'LATE_WAIT'}, membrane_machine:pores(maps:get(5, W2#world.machines))).
 
-world(Domids) ->
-    #world{machines = maps:from_list([{D, membrane_machine:new(D, #{})} || D <- Domids])}.
+world(Kind, Domids) ->
+    #world{machines = maps:from_list([{D, membrane_machine:new(D, #{kind => Kind})} || D <- Domids])}.
 
-started() -> start_all(world([5, 6])).
+started(Kind) -> start_all(world(Kind, [5, 6])).
 
 start_all(W) ->
     lists:foldl(fun(D, W1) -> told(D, fun(M) -> membrane_machine:start(0, M) end, W1) end, W, maps:keys(W#world.machines)).
@@ -195,16 +267,24 @@ work(Domid, {store, Key, _, _, Steps} = Work, W0) ->
     {Values, Changed, W1} = steps(Domid, Key, Steps, [], [], W0),
     W2 = told(Domid, fun(M) -> membrane_machine:store_result(Work, {Values, ''}, 0, M) end, W1),
     lists:foldl(fun fired/2, W2, Changed);
-work(Domid, {pore, {_, Peer}, _, Verb, _, Offer} = Work, #world{next = Next, mapped = Mapped} = W0) ->
+work(Domid, {pore, {_, Who}, _, Verb, _, Offer} = Work, #world{next = Next, mapped = Mapped} = W0) ->
+    Peer = membrane_keys:peer(Who),
+    Number = number(Who),
+    Theirs = {Peer, Domid, Number},
+    Ours = {Domid, Peer, Number},
     {Result, W1} =
         case Verb of
-            grant -> {{ok, {lists:seq(Next, Next + 128), Next + 129}}, W0#world{next = Next + 200}};
-            attach -> {ok, W0#world{mapped = Mapped#{{Peer, Domid} => Offer}}};
-            detach -> {ok, W0#world{mapped = maps:remove({Peer, Domid}, Mapped)}};
-            withdraw when is_map_key({Domid, Peer}, Mapped) -> {busy, W0};
+            grant when is_tuple(Who) -> {{ok, {lists:seq(Next, Next + 64), [Next + 65, Next + 66]}}, W0#world{next = Next + 200}};
+            grant -> {{ok, {lists:seq(Next, Next + 128), [Next + 129]}}, W0#world{next = Next + 200}};
+            attach -> {ok, W0#world{mapped = Mapped#{Theirs => Offer}}};
+            detach -> {ok, W0#world{mapped = maps:remove(Theirs, Mapped)}};
+            withdraw when is_map_key(Ours, Mapped) -> {busy, W0};
             withdraw -> {ok, W0}
         end,
     told(Domid, fun(M) -> membrane_machine:pore_result(Work, Result, 0, M) end, W1).
+
+number({_, Number}) -> Number;
+number(_) -> none.
 
 steps(_, _, [], Values, Changed, W) ->
     {lists:reverse(Values), lists:reverse(Changed), W};

@@ -34,7 +34,7 @@ with(Host, Ring, Test) ->
     {A, DomA} = ?HOST:domain(Host),
     {B, DomB} = ?HOST:domain(Host),
     Terms = #terms{dialect = otp, ring_bytes = Ring, suppress = Ring > 0},
-    {ok, Grant} = straw_backend:grant(A, DomB, membrane_keys:pages(Terms)),
+    {ok, Grant} = straw_backend:grant(A, DomB, membrane_straw:pages(Terms)),
     {ok, Out} = straw_backend:alloc_channel(A, DomB),
     {ok, One} = straw:start(options({active, DomB}, Terms, Grant, Out)),
     {ok, Mapping} = straw_backend:map(B, DomA, straw_backend:grant_refs(Grant)),

@@ -20,7 +20,7 @@ from beamkit.runtimes import RELEASES, clean_env, find_runtime, need
 
 from node import Atom, etf
 from pores import membrane_table
-from pores.keys import Terms
+from pores.keys import Terms, domid_of
 from pores.kinds import STRAW_KIND
 from pores.membrane import Machine
 from pores.work import Closed, Event, Key, Opened, PoreWork, Refused, Reported, Started, StoreWork
@@ -40,7 +40,7 @@ def machine_beams(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pure modules and the replay, compiled."""
     into = tmp_path_factory.mktemp("machine")
     sources = [*sorted((ERL / "src").glob("membrane_*.erl")), ERL / "test" / "membrane_replay.erl"]
-    erlc = [need("erlc", "erlang-base"), "-Wall", "-Werror", "-I", str(ERL / "src"), "-o", str(into)]
+    erlc = [need("erlc", "erlang-base"), "-Wall", "-Werror", "-I", str(ERL / "src"), "-pa", str(into), "-o", str(into)]
     done = subprocess.run([*erlc, *map(str, sources)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     return into
@@ -83,8 +83,7 @@ class Recorder(Machine):
         self._by_work: dict[int, int] = {}
         self._kept: list[Any] = []
         self._told: list[Event] = []
-        if self.kind is STRAW_KIND:
-            self.traces.append(self)
+        self.traces.append(self)
 
     def put(self, work: StoreWork | PoreWork) -> None:
         number = next(self._numbers)
@@ -110,14 +109,20 @@ class Recorder(Machine):
 
     def trace(self) -> Any:
         limits = {Atom(name): value for name, value in vars(self.limits).items()}
-        return (self.me, _terms(self.wishes), limits, self.steps)
+        kind = "membrane_straw" if self.kind is STRAW_KIND else "membrane_tube"
+        return (Atom(kind), self.me, _terms(self.wishes), limits, self.steps)
 
 
 UNDEFINED, NONE = Atom("undefined"), Atom("none")
 
 
+def _who(peer: int, tid: str) -> Any:
+    number = domid_of(tid)
+    return (peer, -1 if number is None else number) if tid else peer
+
+
 def _key(key: Key | None) -> Any:
-    return NONE if key is None else (Atom(key.role), key.peer)
+    return NONE if key is None else (Atom(key.role), _who(key.peer, key.tid))
 
 
 def _terms(terms: Terms) -> Any:
@@ -134,7 +139,7 @@ def _step(step: tuple[Any, ...]) -> Any:
 
 
 def _offer(offer: Any) -> Any:
-    return (list(offer.refs), offer.ports[0]) if offer.ports else NONE
+    return (list(offer.refs), list(offer.ports)) if offer.ports else NONE
 
 
 def _work(work: StoreWork | PoreWork) -> Any:
@@ -147,8 +152,8 @@ def _event(event: Event) -> Any:
     match event:
         case Opened(key, terms, asked):
             return (Atom("opened"), _key(key), _terms(terms), asked)
-        case Refused(peer, _, reason):
-            return (Atom("refused"), peer, Atom(reason))
+        case Refused(peer, tid, reason):
+            return (Atom("refused"), _who(peer, tid), Atom(reason))
         case Closed(key, reason):
             return (Atom("closed"), _key(key), Atom(reason))
         case Reported(what, peer, _):
@@ -182,9 +187,12 @@ def _outer(name: str, entry: Callable[..., Any]) -> None:
 
 
 _outer("start", lambda m, now: (now,))
-_outer("open", lambda m, peer, now, tid="", wishes=None: (peer, NONE if wishes is None else _terms(wishes), now))
+_outer(
+    "open",
+    lambda m, peer, now, tid="", wishes=None: (_who(peer, tid), NONE if wishes is None else _terms(wishes), now),
+)
 _outer("close", lambda m, key, now, why="closed": (_key(key), Atom(why), now))
-_outer("give_up", lambda m, peer, now, tid="": (peer, now))
+_outer("give_up", lambda m, peer, now, tid="": (_who(peer, tid), now))
 _outer("stop", lambda m, now: (now,))
 _outer("ended", lambda m, key, now, why: (_key(key), Atom(why), now))
 _outer("domain_gone", lambda m, peer, now: (peer, now))
@@ -232,7 +240,7 @@ def _load(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
 def _cases(module: ModuleType) -> Iterator[Callable[[], None]]:
     """Every test with every of its parameters."""
     for name, test in vars(module).items():
-        if not name.startswith("test_") or "tube" in name:
+        if not name.startswith("test_"):
             continue
         choices: list[list[dict[str, Any]]] = []
         for mark in getattr(test, "pytestmark", ()):
@@ -252,7 +260,7 @@ def test_the_two_machines_say_the_same(
     label: str, machine_beams: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Recorder.traces = []
-    for name in ("test_membrane", "test_membrane_stop"):
+    for name in ("test_membrane", "test_membrane_stop", "test_tube_machine"):
         for case in _cases(_load(monkeypatch, name)):
             case()
     traces = Recorder.traces
