@@ -79,11 +79,18 @@ static int piece_add(Transcode *t, TranscodeKind kind, bool from, uint32_t part,
             return 0;
         }
     }
+    if (t->count == t->room && t->pieces == NULL && t->first != NULL) {
+        t->pieces = t->first;
+        t->room = t->first_room;
+    }
     if (t->count == t->room) {
+        TranscodePiece *before = t->pieces == t->first ? NULL : t->pieces;
         size_t room = t->room == 0 ? 16 : 2 * t->room;
-        TranscodePiece *more = realloc(t->pieces, room * sizeof *more);
+        TranscodePiece *more = realloc(before, room * sizeof *more);
         if (more == NULL)
             return -ENOMEM;
+        if (before == NULL && t->count != 0)
+            memcpy(more, t->first, t->count * sizeof *more);
         t->pieces = more;
         t->room = room;
     }
@@ -770,7 +777,8 @@ int transcode(Transcode *t)
 
 void transcode_free(Transcode *t)
 {
-    free(t->pieces);
+    if (t->pieces != t->first)
+        free(t->pieces);
     t->pieces = NULL;
     t->count = t->room = 0;
     if (t->resize == NULL) {

@@ -62,6 +62,9 @@ typedef struct {
     /* realloc for out, or NULL for realloc itself. Called with sizes that grow. */
     void *(*resize)(void *context, void *memory, size_t size);
     void *context;
+    /* Where pieces go as long as they fit; NULL: all into memory that is taken for them. */
+    TranscodePiece *first;
+    size_t first_room;
 
     /* The result. */
     uint8_t *out;

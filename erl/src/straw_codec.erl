@@ -6,10 +6,13 @@
 %%
 %% Atoms are never made of what a peer sends (but for node names of references, a bounded number).
 -module(straw_codec).
--export([encode/3, decode/2, transcode/2]).
--export_type([options/0, address/0, encode_reason/0, decode_reason/0]).
+-export([encode/3, encode/4, decode/2, way/2, transcode/2]).
+%% For straw_ids.
+-export([known_new/3, known_node/2, known_add/4, known_drop/2, known_seen/2]).
+-export_type([options/0, address/0, way/0, known/0, encode_reason/0, decode_reason/0]).
 -on_load(load/0).
--nifs([transcode/2]).
+-nifs([transcode/2, known_new/3, known_node/2, known_add/4, known_drop/2, known_ref/4, known_seen/2, known_write/3,
+       known_read/2]).
 
 %% Bytes of one frame, in and out (straw-rules 3).
 -define(MAX_FRAME, (16 bsl 20)).
@@ -37,6 +40,10 @@
 -type decode_reason() :: {malformed, binary()} | unknown_atom | unknown_pid | stale_ref | straw_ids:reason().
 
 -type piece() :: binary() | tuple().
+-type way() :: to_otp | to_ling | to_ling_maps.
+-type transcoded() :: {ok, boolean(), [piece()]} | {error, binary() | emsgsize | enomem, non_neg_integer()}.
+%% What a straw knows of processes and references, as the NIF has it. `unknown` when there was no memory.
+-type known() :: reference() | unknown.
 
 %% At most 16 MiB. Ids comes back also on errors: take it, a process may be monitored already. Without ids in the
 %% options, undefined comes back.
@@ -51,32 +58,39 @@ encode(Addr, Msg, #{format := json} = Options) ->
         false -> {error, {badarg, <<"a json straw takes registered names only">>}, Ids}
     end;
 encode(Addr, Msg, #{ids := Ids} = Options) ->
-    Dialect = maps:get(dialect, Options, straw_ids:dialect(Ids)),
-    case sayable(Addr, Dialect) of
+    encode(Addr, Msg, way(maps:get(dialect, Options, straw_ids:dialect(Ids)), Options), Ids).
+
+%% The same for an erlang straw. Way: of way/2.
+-spec encode(address(), term(), way(), straw_ids:ids()) ->
+          {ok, iodata(), straw_ids:ids()} | {error, encode_reason(), straw_ids:ids()}.
+encode(Addr, Msg, Way, Ids) ->
+    case sayable(Addr, Way) of
         ok ->
-            case transcode_term({envelope, Addr, Msg}, way(Dialect, Options)) of
-                {ok, false, [Frame]} when is_binary(Frame) -> {ok, Frame, Ids};
-                {ok, Address_hole, Pieces} -> fill_out(Address_hole, Pieces, Dialect, Ids);
-                {error, emsgsize, _} -> {error, {badarg, <<"an envelope beyond 16 MiB">>}, Ids};
-                {error, enomem, _} -> error(system_limit);
-                {error, Text, _} -> {error, {badarg, Text}, Ids}
+            Envelope = {envelope, Addr, Msg},
+            case is_large(Msg, 3) of
+                false -> encode_small(term_to_binary(Envelope), Msg, Way, Ids);
+                true -> fill_out(transcode_large(erlang:term_to_iovec(Envelope), Way), Way, Ids)
             end;
         Text -> {error, {badarg, Text}, Ids}
     end.
 
+%% At once, if all is known. A call's alias never is.
+-spec encode_small(binary(), term(), way(), straw_ids:ids()) ->
+          {ok, iodata(), straw_ids:ids()} | {error, encode_reason(), straw_ids:ids()}.
+encode_small(Bytes, {'$gen_call', {_, [alias | _]}, _}, Way, Ids) -> fill_out(transcode(Bytes, Way), Way, Ids);
+encode_small(Bytes, _Msg, Way, Ids) ->
+    case known_write(straw_ids:known(Ids), Bytes, Way) of
+        unknown -> fill_out(transcode(Bytes, Way), Way, Ids);
+        Frame -> {ok, Frame, Ids}
+    end.
+
 %% Large binaries are passed on, not copied.
--spec transcode_term(term(), to_otp | to_ling | to_ling_maps) ->
-          {ok, boolean(), [piece()]} | {error, binary() | emsgsize | enomem, non_neg_integer()}.
-transcode_term({envelope, _, Msg} = Envelope, Way) ->
-    case is_large(Msg, 3) of
-        false -> transcode(term_to_binary(Envelope), Way);
-        true ->
-            Parts = erlang:term_to_iovec(Envelope),
-            case length(Parts) =< ?MAX_PARTS andalso transcode(Parts, Way) of
-                {ok, _, _} = Found -> Found;
-                %% not in the parts that we know how to take, or wrong as a whole too
-                _ -> transcode(iolist_to_binary(Parts), Way)
-            end
+-spec transcode_large([binary(), ...], way()) -> transcoded().
+transcode_large(Parts, Way) ->
+    case length(Parts) =< ?MAX_PARTS andalso transcode(Parts, Way) of
+        {ok, _, _} = Found -> Found;
+        %% not in the parts that we know how to take, or wrong as a whole too
+        _ -> transcode(iolist_to_binary(Parts), Way)
     end.
 
 %% Is there a large binary among the first that one comes upon?
@@ -92,28 +106,37 @@ is_large(Term, Depth) when is_map(Term), map_size(Term) =< 8 ->
     lists:any(fun(Item) -> is_large(Item, Depth - 1) end, maps:values(Term));
 is_large(_, _) -> false.
 
--spec sayable(term(), ling | otp) -> ok | binary().
+-spec sayable(term(), way()) -> ok | binary().
 sayable(Addr, _) when is_atom(Addr); is_pid(Addr) -> ok;
-sayable({Name, Node}, otp) when is_atom(Name), is_atom(Node) -> ok;
-sayable({Domid, Name}, otp) when is_integer(Domid), Domid >= 0, is_atom(Name) -> ok;
-sayable(_, otp) -> <<"not an address: a name, a pid or {Name, Node}">>;
-sayable(_, ling) -> <<"a LING has names and pids of its own only">>.
+sayable({Name, Node}, to_otp) when is_atom(Name), is_atom(Node) -> ok;
+sayable({Domid, Name}, to_otp) when is_integer(Domid), Domid >= 0, is_atom(Name) -> ok;
+sayable(_, to_otp) -> <<"not an address: a name, a pid or {Name, Node}">>;
+sayable(_, _) -> <<"a LING has names and pids of its own only">>.
 
--spec way(ling | otp, options()) -> to_otp | to_ling | to_ling_maps.
+%% How a peer of that dialect is written to.
+-spec way(ling | otp, #{ling_maps => boolean(), _ => _}) -> way().
 way(otp, _) -> to_otp;
 way(ling, #{ling_maps := true}) -> to_ling_maps;
 way(ling, _) -> to_ling.
 
--spec fill_out(boolean(), [piece()], ling | otp, straw_ids:ids()) ->
+-spec fill_out(transcoded(), way(), straw_ids:ids()) ->
           {ok, iodata(), straw_ids:ids()} | {error, encode_reason(), straw_ids:ids()}.
-fill_out(true, [Head, {pid, Pid} | Pieces], Dialect, Ids) ->
+fill_out({ok, false, [Frame]}, _, Ids) when is_binary(Frame) -> {ok, Frame, Ids};
+fill_out({ok, true, [Head, {pid, Pid} | Pieces]}, Way, Ids) ->
     case straw_ids:give(Pid, Ids) of
         {ok, peers, Domid, Id, More} ->
-            finish_out([Head, pid_bytes(Domid, Id)], Pieces, Dialect, Ids, More);
+            finish_out([Head, pid_bytes(Domid, Id)], Pieces, dialect(Way), Ids, More);
         {ok, ours, _, _, More} -> {error, {badarg, <<"an address that is no process of that domain">>}, More};
         {error, Reason, More} -> {error, Reason, More}
     end;
-fill_out(_, Pieces, Dialect, Ids) -> finish_out([], Pieces, Dialect, Ids, Ids).
+fill_out({ok, _, Pieces}, Way, Ids) -> finish_out([], Pieces, dialect(Way), Ids, Ids);
+fill_out({error, emsgsize, _}, _, Ids) -> {error, {badarg, <<"an envelope beyond 16 MiB">>}, Ids};
+fill_out({error, enomem, _}, _, _) -> error(system_limit);
+fill_out({error, Text, _}, _, Ids) -> {error, {badarg, Text}, Ids}.
+
+-spec dialect(way()) -> ling | otp.
+dialect(to_otp) -> otp;
+dialect(_) -> ling.
 
 -spec finish_out(iodata(), [piece()], ling | otp, straw_ids:ids(), straw_ids:ids()) ->
           {ok, iodata(), straw_ids:ids()} | {error, encode_reason(), straw_ids:ids()}.
@@ -152,13 +175,26 @@ fill_ref(What, Wire, From, Pieces, Dialect, Last, Done, Ids) ->
         {own, Words, More} ->
             fill_out(Pieces, Dialect, Last, [Done, ref_bytes(Dialect, <<"local">>, 0, Words)], More);
         {foreign, Node, Words, More} ->
+            learn_ref(Dialect, What, Node, 0, Words, More),
             fill_out(Pieces, Dialect, Last, [Done, ref_bytes(Dialect, Node, 0, Words)], More);
         {table, Node, Words, More} ->
             fill_out(Pieces, Dialect, Last, [Done, ref_bytes(Dialect, Node, 1, Words)], More);
         {here, Node, Words, More} ->
+            learn_ref(Dialect, What, Node, 2, Words, More),
             fill_out(Pieces, Dialect, Last, [Done, ref_bytes(Dialect, Node, 2, Words)], More);
         {error, Reason, More} -> {error, Reason, More}
     end.
+
+%% The next reference of that node needs nobody but the NIF.
+-spec learn_ref(ling | otp, {alias | ref, reference()}, binary(), 0..2, [non_neg_integer()], straw_ids:ids()) -> term().
+learn_ref(otp, {ref, Ref}, Node, Creation, [_, _, _] = Words, Ids) ->
+    <<131, Bytes/binary>> = term_to_binary(Ref),
+    known_ref(straw_ids:known(Ids), to_otp, ref_node(Bytes), ref_node(newer_ref(Node, Creation, Words)));
+learn_ref(_, _, _, _, _, _) -> false.
+
+%% Node and creation.
+-spec ref_node(binary()) -> binary().
+ref_node(<<90, 3:16, Rest/binary>>) -> binary:part(Rest, 0, byte_size(Rest) - 12).
 
 %% Tag 160: box, domain, process.
 -spec pid_bytes(non_neg_integer(), non_neg_integer()) -> binary().
@@ -194,6 +230,14 @@ decode(Frame, #{format := json} = Options) ->
         false -> {error, {malformed, <<"a frame beyond 16 MiB">>}, Ids}
     end;
 decode(Frame, #{ids := Ids}) ->
+    case known_read(straw_ids:known(Ids), Frame) of
+        unknown -> decode_pieces(Frame, Ids);
+        Envelope -> allowed(Envelope, [], Ids)
+    end.
+
+-spec decode_pieces(binary(), straw_ids:ids()) ->
+          {ok, address(), term(), straw_ids:ids()} | {error, decode_reason(), straw_ids:ids()}.
+decode_pieces(Frame, Ids) ->
     case transcode(Frame, from) of
         {ok, false, [Term]} when is_binary(Term) -> read(Term, [], Ids);
         {ok, Address_hole, Pieces} -> fill_in(Address_hole, Pieces, [], [], Ids);
@@ -217,6 +261,8 @@ fill_in(Address, [{ref, Node, Creation, Words} | Pieces], Done, Entries, Ids) wh
         {entry, {ref, Ref}, Entry, More} ->
             fill_in(false, Pieces, [Done, bytes(Ref)], [{Ref, undefined, Entry} | Entries], More);
         {ref, {Real, Created, Numbers}, More} ->
+            [known_ref(straw_ids:known(More), from, ref_node(newer_ref(Node, Creation, Words)),
+                       ref_node(newer_ref(Real, Created, Numbers))) || length(Words) =:= 3, Numbers =:= Words],
             fill_in(false, Pieces, [Done, newer_ref(Real, Created, Numbers)], Entries, More);
         {late, {Real, Created, Numbers}, More} ->
             Bytes = newer_ref(Real, Created, Numbers),
@@ -249,20 +295,21 @@ bytes(Term) ->
           {ok, address(), term(), straw_ids:ids()} | {error, decode_reason(), straw_ids:ids()}.
 read(Bytes, Entries, Ids) ->
     try binary_to_term(Bytes, [safe]) of
-        {envelope, _, {'$gen_call', {_, Tag}, _}} = Envelope ->
-            %% A reply would go to the alias, not to the caller: it must be one that came back to us.
-            case alias_of(Tag) of
-                none -> arrived(Envelope, Entries, Ids);
-                Alias ->
-                    case lists:keymember(Alias, 1, Entries) of
-                        true -> arrived(Envelope, Entries, Ids);
-                        false -> {error, {malformed, <<"a call with an alias that never crossed">>}, Ids}
-                    end
-            end;
-        Envelope -> arrived(Envelope, Entries, Ids)
+        Envelope -> allowed(Envelope, Entries, Ids)
     catch
         error:_ -> {error, unknown_atom, Ids}
     end.
+
+%% A reply to an alias would go to it, not to the caller: it must be one that came back to us.
+-spec allowed(term(), [{term(), reference() | undefined, straw_ids:entry() | late}], straw_ids:ids()) ->
+          {ok, address(), term(), straw_ids:ids()} | {error, decode_reason(), straw_ids:ids()}.
+allowed({envelope, _, {'$gen_call', {_, Tag}, _}} = Envelope, Entries, Ids) ->
+    Alias = alias_of(Tag),
+    case Alias =:= none orelse lists:keymember(Alias, 1, Entries) of
+        true -> arrived(Envelope, Entries, Ids);
+        false -> {error, {malformed, <<"a call with an alias that never crossed">>}, Ids}
+    end;
+allowed(Envelope, Entries, Ids) -> arrived(Envelope, Entries, Ids).
 
 %% As gen:reply/2 looks at a tag.
 -spec alias_of(term()) -> term() | none.
@@ -314,9 +361,39 @@ entry_of(Tag, Entries) ->
 %% The bytes of a term, as the other side needs them: binaries and holes. true: the first hole is the address. Holes
 %% going out: {pid, Pid}, {alias, From, Ref}, {ref, From, Ref, Node, Creation, Words}; From: it belongs to the pid
 %% before. Parts: what term_to_iovec makes, at most 256. Coming in: {ling, Boxid, Domid, Id}, {pid, Node, Id, Serial, Creation}, {ref, Node, Creation, Words}.
--spec transcode(binary() | [binary(), ...], to_otp | to_ling | to_ling_maps | from) ->
-          {ok, boolean(), [piece()]} | {error, binary() | emsgsize | enomem, non_neg_integer()}.
+-spec transcode(binary() | [binary(), ...], way() | from) -> transcoded().
 transcode(_Bytes, _Way) -> erlang:nif_error(not_loaded).
+
+%% Both domains; a random number.
+-spec known_new(non_neg_integer(), non_neg_integer(), non_neg_integer()) -> known().
+known_new(_Ours, _Peer, _Seed) -> erlang:nif_error(not_loaded).
+
+%% The external term of any pid of this VM, which may have a new name.
+-spec known_node(known(), binary()) -> boolean().
+known_node(_Known, _Pid) -> erlang:nif_error(not_loaded).
+
+%% A process of this VM (its external term), and which one it is on the wire. false: it is of another node.
+-spec known_add(known(), binary(), non_neg_integer(), non_neg_integer()) -> boolean().
+known_add(_Known, _Pid, _Domid, _Id) -> erlang:nif_error(not_loaded).
+
+-spec known_drop(known(), binary()) -> boolean().
+known_drop(_Known, _Pid) -> erlang:nif_error(not_loaded).
+
+%% The peer's process Id was met since this was last asked.
+-spec known_seen(known(), non_neg_integer()) -> boolean().
+known_seen(_Known, _Id) -> erlang:nif_error(not_loaded).
+
+%% References of such a node and creation are written with that one, out or in (the bytes of NEWER_REFERENCE_EXT).
+-spec known_ref(known() | undefined, to_otp | from, binary(), binary()) -> boolean().
+known_ref(_Known, _Way, _From, _To) -> erlang:nif_error(not_loaded).
+
+%% The frame for the external term of an envelope; a frame as an envelope (without new atoms). unknown: it is large, not
+%% sound, or not all in it is known.
+-spec known_write(known() | undefined, binary(), way()) -> binary() | unknown.
+known_write(_Known, _Envelope, _Way) -> erlang:nif_error(not_loaded).
+
+-spec known_read(known() | undefined, binary()) -> term() | unknown.
+known_read(_Known, _Frame) -> erlang:nif_error(not_loaded).
 
 %% `{straw, [{nif_folder, Folder}]}`: another build of the library (ASan's).
 -spec load() -> ok | {error, term()}.

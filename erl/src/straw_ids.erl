@@ -8,11 +8,11 @@
 %%
 %% It is not the codec: straw_codec turns terms into frames with the help of this module.
 -module(straw_ids).
--export([new/1, down/2, expire/2, stop/1, counts/1, proxy/2]).
+-export([new/1, down/2, expire/2, stop/1, counts/1, proxy/2, current/1]).
 %% The ends of processes, as the two sides tell each other:
 -export([is_given/2, ended/3, ask_proxies/1, is_passed/2]).
 %% For straw_codec:
--export([dialect/1, domid/1, give/2, take/3, take_own/2, refer/4, restore/2, replied/2, owner/1,
+-export([dialect/1, domid/1, known/1, give/2, take/3, take_own/2, refer/4, restore/2, replied/2, owner/1,
          count_late/1, forget_refs/2]).
 -export_type([ids/0, reason/0, wire_ref/0, entry/0]).
 
@@ -67,7 +67,9 @@
               owned = #{} :: #{pid() => #{pos_integer() => []}},
               nodes_out = #{} :: #{{binary(), non_neg_integer()} => []},
               nodes_in = #{} :: #{binary() => []},
-              late = 0 :: non_neg_integer()}).
+              late = 0 :: non_neg_integer(),
+              known = undefined :: straw_codec:known() | undefined,   % a copy for the codec's NIF
+              name = undefined :: {node(), integer()} | undefined}).   % of this VM, as the copy has it
 
 %% Of the peer: a process's id, or a name.
 -type place() :: non_neg_integer() | {name, atom()}.
@@ -81,12 +83,18 @@
 
 %% domid: ours. peer: the other domain. dialect: ling unless given. straw: the process that sends envelopes to the peer
 %% (`{envelope, Addr, Msg}` as a message), self() unless given. limits: instead of the defaults. ref_ttl, idle: milliseconds.
+%% known: whether the codec gets a copy of what does not change while a process lives, by which it does most messages in
+%% one step. Then the result of every call is to be taken, never an older value.
 -spec new(#{domid := non_neg_integer(), peer := non_neg_integer(), dialect => ling | otp, straw => pid(),
             limits => #{pids | refs | proxies | ids => pos_integer()}, ref_ttl => pos_integer(),
-            idle => non_neg_integer()}) -> ids().
+            idle => non_neg_integer(), known => boolean()}) -> ids().
 new(#{domid := Ours, peer := Peer} = Options) ->
     Defaults = #{pids => ?MAX_PIDS, refs => ?MAX_REFS, proxies => ?MAX_PROXIES, ids => ?IDS},
-    #ids{ours = Ours, peer = Peer,
+    current(#ids{known = case Options of
+                             #{known := true} -> straw_codec:known_new(Ours, Peer, rand:uniform(1 bsl 64) - 1);
+                             _ -> undefined
+                         end,
+         ours = Ours, peer = Peer,
          dialect = maps:get(dialect, Options, ling),
          straw = maps:get(straw, Options, self()),
          limits = maps:merge(Defaults, maps:get(limits, Options, #{})),
@@ -97,7 +105,18 @@ new(#{domid := Ours, peer := Peer} = Options) ->
          secret = make_ref(),
          start = rand:uniform(?IDS) - 1,
          swept = erlang:monotonic_time(millisecond) - ?SWEEP,
-         serial = rand:uniform(1 bsl 80)}.
+         serial = rand:uniform(1 bsl 80)}).
+
+%% To be called now and then: this VM may have got another name, and its pids with it.
+-spec current(ids()) -> ids().
+current(#ids{known = undefined} = Ids) -> Ids;
+current(#ids{known = Known, name = Name} = Ids) ->
+    case {node(), erlang:system_info(creation)} of
+        Name -> Ids;
+        Now ->
+            _ = straw_codec:known_node(Known, term_to_binary(self())),
+            Ids#ids{name = Now}
+    end.
 
 %% A 'DOWN' message came: its monitor reference, or the pid. Whatever was known by it is forgotten; other references are
 %% ignored, so that any 'DOWN' may be passed on.
@@ -114,6 +133,7 @@ down(Pid, #ids{monitors = Monitors} = Ids) ->
 
 -spec gone(pid(), ids()) -> ids().
 gone(Pid, #ids{ids = Known, given = Given, proxied = Proxied, proxies = Proxies} = Ids0) ->
+    forget(Pid, Ids0),
     Ids1 = case maps:take(Pid, Known) of
                {Id, Left} -> Ids0#ids{ids = Left, given = maps:remove(Id, Given)};
                error -> Ids0
@@ -163,8 +183,9 @@ proxy_for(Place, #ids{proxies = Proxies, limits = #{proxies := Limit}} = Ids) ->
     end.
 
 -spec new_proxy(place(), integer(), ids()) -> {ok, pid(), ids()}.
-new_proxy(Place, Now, #ids{proxies = Proxies, proxied = Proxied, monitors = Monitors, straw = Straw} = Ids) ->
+new_proxy(Place, Now, #ids{proxies = Proxies, proxied = Proxied, monitors = Monitors, straw = Straw, peer = Peer} = Ids) ->
     {Pid, Monitor} = straw_proxy:start(Straw, if is_integer(Place) -> self; true -> Place end, Ids#ids.secret),
+    [learn(Pid, Peer, Place, Ids) || is_integer(Place)],
     {ok, Pid, Ids#ids{proxies = Proxies#{Place => {Pid, Now}}, proxied = Proxied#{Pid => {Place, Monitor}},
                       monitors = Monitors#{Monitor => Pid}}}.
 
@@ -172,10 +193,32 @@ new_proxy(Place, Now, #ids{proxies = Proxies, proxied = Proxied, monitors = Moni
 %% domain had; the pid of the same process is a new one when it comes again.
 -spec make_room(integer(), ids()) -> ids().
 make_room(Now, #ids{swept = Swept} = Ids) when Now - Swept < ?SWEEP -> Ids;
-make_room(Now, #ids{proxies = Proxies, straw = Straw, idle = Time} = Ids) ->
+make_room(Now, #ids{straw = Straw, idle = Time} = Ids) ->
+    Proxies = seen(Now, Ids),
     Idle = [Pid || {Id, {Pid, Seen}} <- maps:to_list(Proxies), is_integer(Id), Now - Seen >= Time,
                    straw_proxy:is_idle(Pid, Time)],
-    lists:foldl(fun(Pid, Acc) -> straw_proxy:stop(Pid, Straw), forget_proxy(Pid, Acc) end, Ids#ids{swept = Now}, Idle).
+    lists:foldl(fun(Pid, Acc) -> straw_proxy:stop(Pid, Straw), forget_proxy(Pid, Acc) end,
+                Ids#ids{swept = Now, proxies = Proxies}, Idle).
+
+%% Those that the codec has met by itself since the last time were seen now.
+-spec seen(integer(), ids()) -> #{place() => {pid(), integer()}}.
+seen(_Now, #ids{known = undefined, proxies = Proxies}) -> Proxies;
+seen(Now, #ids{known = Known, proxies = Proxies}) ->
+    maps:map(fun(Id, {Pid, _} = Last) ->
+                     case is_integer(Id) andalso straw_codec:known_seen(Known, Id) of
+                         true -> {Pid, Now};
+                         false -> Last
+                     end
+             end, Proxies).
+
+%% For the codec's copy.
+-spec learn(pid(), non_neg_integer(), non_neg_integer(), ids()) -> term().
+learn(_Pid, _Domid, _Id, #ids{known = undefined}) -> ok;
+learn(Pid, Domid, Id, #ids{known = Known}) -> straw_codec:known_add(Known, term_to_binary(Pid), Domid, Id).
+
+-spec forget(pid(), ids()) -> term().
+forget(_Pid, #ids{known = undefined}) -> ok;
+forget(Pid, #ids{known = Known}) -> straw_codec:known_drop(Known, term_to_binary(Pid)).
 
 %% It ends, but we need not be told.
 -spec forget_proxy(pid(), ids()) -> ids().
@@ -215,6 +258,9 @@ dialect(#ids{dialect = Dialect}) -> Dialect.
 -spec domid(ids()) -> non_neg_integer().
 domid(#ids{ours = Ours}) -> Ours.
 
+-spec known(ids()) -> straw_codec:known() | undefined.
+known(#ids{known = Known}) -> Known.
+
 %% A pid goes out: whose it is and under which id.
 -spec give(pid(), ids()) -> {ok, ours | peers, non_neg_integer(), non_neg_integer(), ids()} | {error, reason(), ids()}.
 give(Pid, #ids{ids = Known, ours = Ours, proxied = Proxied, peer = Peer} = Ids) ->
@@ -235,6 +281,7 @@ give_new(_Pid, #ids{ids = Known, limits = #{pids := Limit}} = Ids) when map_size
 give_new(Pid, #ids{ids = Known, given = Given, monitors = Monitors, start = Start, spent = Spent, ours = Ours} = Ids) ->
     Monitor = monitor(process, Pid),
     Id = (Start + Spent) rem ?IDS,
+    learn(Pid, Ours, Id, Ids),
     {ok, ours, Ours, Id, Ids#ids{ids = Known#{Pid => Id}, given = Given#{Id => Pid}, spent = Spent + 1,
                                  monitors = Monitors#{Monitor => Pid}}}.
 

@@ -26,7 +26,8 @@
     domid :: non_neg_integer(),
     peer :: non_neg_integer(),
     format :: erlang | json,
-    options :: map(),
+    %% how terms are written to the peer; nothing of it is said in json
+    way :: straw_codec:way(),
     ids :: straw_ids:ids() | undefined,
     %% who has the tables, when it is not this one
     holder :: pid() | undefined,
@@ -36,8 +37,11 @@
     ends = straw_ends:new() :: straw_ends:ends(),
     owners = [] :: [pid()],
     told_busy = false :: boolean(),
-    %% local receivers since the last look at their queues
+    %% local receivers since the last look at their queues, and the latest of them
     receivers = #{} :: #{pid() => true},
+    latest = none :: pid() | none,
+    %% the name that was looked up last in these frames, and what was found
+    found = none :: none | {term(), strawman_exports:export() | undefined},
     delivered = 0 :: non_neg_integer()
 }).
 
@@ -52,7 +56,7 @@ init(#{domid := Domid, owners := Owners, ling_maps := Maps} = Argument, Info) ->
         domid = Domid,
         peer = Peer,
         format = Format,
-        options = #{format => Format, dialect => Dialect, ling_maps => Maps},
+        way = straw_codec:way(Dialect, #{ling_maps => Maps}),
         owners = Owners
     },
     case Argument of
@@ -65,8 +69,9 @@ init(#{domid := Domid, owners := Owners, ling_maps := Maps} = Argument, Info) ->
 
 with_tables(#h{format = json} = H) ->
     H#h{holder = undefined};
-with_tables(#h{domid = Domid, peer = Peer, options = #{dialect := Dialect}} = H) ->
-    Ids = straw_ids:new(#{domid => Domid, peer => Peer, dialect => Dialect, straw => self()}),
+with_tables(#h{domid = Domid, peer = Peer, way = Way} = H) ->
+    Dialect = if Way =:= to_otp -> otp; true -> ling end,
+    Ids = straw_ids:new(#{domid => Domid, peer => Peer, dialect => Dialect, straw => self(), known => true}),
     H#h{holder = undefined, ids = Ids}.
 
 %% ── from the BEAM to the straw ──
@@ -160,9 +165,10 @@ forward(_Addr, _Msg, true, #h{told_busy = Told} = H) ->
     strawman_exports:count(dropped_busy),
     [tell(H, {straw_busy, H#h.peer}) || not Told],
     {error, straw_busy, H#h{told_busy = true}};
-forward(Addr, Msg, false, #h{options = Options, ids = Ids} = H0) ->
-    H = H0#h{told_busy = false},
-    case straw_codec:encode(Addr, Msg, Options#{ids => Ids}) of
+forward(Addr, Msg, false, #h{told_busy = true} = H) ->
+    forward(Addr, Msg, false, H#h{told_busy = false});
+forward(Addr, Msg, false, H) ->
+    case encode(Addr, Msg, H) of
         {ok, Frame, Ids1} ->
             strawman_exports:count(sent),
             {ok, Frame, H#h{ids = Ids1}};
@@ -173,11 +179,14 @@ forward(Addr, Msg, false, #h{options = Options, ids = Ids} = H0) ->
             {error, Reason, H#h{ids = Ids1}}
     end.
 
+encode(Addr, Msg, #h{format = json}) -> straw_codec:encode(Addr, Msg, #{format => json});
+encode(Addr, Msg, #h{way = Way, ids = Ids}) -> straw_codec:encode(Addr, Msg, Way, Ids).
+
 %% However much else is unsent: who monitors one of these would wait for ever.
-tell_ends({Ended, Ends}, #h{options = Options, ids = Ids0} = H) ->
+tell_ends({Ended, Ends}, #h{way = Way, ids = Ids0} = H) ->
     {Frames, Ids} = lists:mapfoldl(
         fun({Monitor, Pid, Reason}, Ids1) ->
-            {Frame, Ids2} = end_of(Pid, Reason, Options, Ids1),
+            {Frame, Ids2} = end_of(Pid, Reason, Way, Ids1),
             {Frame, straw_ids:down(Monitor, Ids2)}
         end,
         Ids0,
@@ -185,15 +194,15 @@ tell_ends({Ended, Ends}, #h{options = Options, ids = Ids0} = H) ->
     ),
     {ok, Frames, H#h{ids = Ids, ends = Ends}}.
 
-end_of(Pid, Reason, Options, Ids) ->
-    case straw_codec:encode('$ended', {Pid, Reason}, Options#{ids => Ids}) of
+end_of(Pid, Reason, Way, Ids) ->
+    case straw_codec:encode('$ended', {Pid, Reason}, Way, Ids) of
         {ok, Frame, Ids1} ->
             case iolist_size(Frame) =< ?MAX_ENDED of
                 true -> {Frame, Ids1};
-                false -> end_of(Pid, noproc, Options, Ids1)
+                false -> end_of(Pid, noproc, Way, Ids1)
             end;
         {error, _, Ids1} when Reason =/= noproc ->
-            end_of(Pid, noproc, Options, Ids1)
+            end_of(Pid, noproc, Way, Ids1)
     end.
 
 add_owner(Pid, #h{owners = Owners} = H) ->
@@ -212,15 +221,20 @@ frames(Frames, #h{holder = Holder} = H) when is_pid(Holder) ->
         true -> {pause, ?PAUSE, H};
         false -> {ok, H}
     end;
-frames([], H) ->
-    keep_up(H);
-frames([Frame | Frames], #h{options = Options, ids = Ids} = H) ->
+frames(Frames, #h{format = json} = H) ->
+    all_arrived(Frames, #{format => json}, H);
+frames(Frames, #h{ids = Ids} = H) ->
+    all_arrived(Frames, #{}, H#h{ids = straw_ids:current(Ids)}).
+
+all_arrived([], _Options, H) ->
+    keep_up(H#h{found = none});
+all_arrived([Frame | Frames], Options, #h{ids = Ids} = H) ->
     case straw_codec:decode(Frame, Options#{ids => Ids}) of
         {ok, Addr, Msg, Ids1} ->
-            frames(Frames, arrived(Addr, Msg, H#h{ids = Ids1}));
+            all_arrived(Frames, Options, arrived(Addr, Msg, H#h{ids = Ids1}));
         {error, Reason, Ids1} ->
             dropped(Reason, H),
-            frames(Frames, H#h{ids = Ids1})
+            all_arrived(Frames, Options, H#h{ids = Ids1})
     end.
 
 dropped(Reason, #h{peer = Peer}) ->
@@ -252,21 +266,31 @@ arrived(Addr, Msg, H) when is_pid(Addr); is_reference(Addr) ->
         true -> refused(Addr, H);
         false -> deliver(Addr, Msg, H)
     end;
-arrived(Addr, Msg, #h{peer = Peer} = H) ->
-    case strawman_exports:find(Addr) of
-        undefined ->
-            strawman_exports:count(unknown),
-            strawman_exports:warn(
-                unknown, "domain ~w sends to ~0tp, which is not exported to straws", [Peer, Addr]
-            ),
-            H;
-        #{to := To, domains := Domains, sender := Sender} ->
-            Allowed = Domains =:= all orelse lists:member(Peer, Domains),
-            case Allowed andalso not strawman_exports:is_forged(Msg) of
-                false -> refused(Addr, H);
-                true when Sender -> deliver(To, {straw, Peer, Msg}, H);
-                true -> deliver(To, Msg, H)
-            end
+arrived(Addr, Msg, #h{found = {Addr, Export}} = H) ->
+    to_export(Export, Addr, Msg, H);
+arrived(Addr, Msg, H) ->
+    Export = here(strawman_exports:find(Addr)),
+    to_export(Export, Addr, Msg, H#h{found = {Addr, Export}}).
+
+%% The process that has the name now, if it has one: while these frames last.
+here(#{to := To} = Export) when is_atom(To) ->
+    case whereis(To) of
+        Pid when is_pid(Pid) -> Export#{to := Pid};
+        _ -> Export
+    end;
+here(Export) ->
+    Export.
+
+to_export(undefined, Addr, _Msg, #h{peer = Peer} = H) ->
+    strawman_exports:count(unknown),
+    strawman_exports:warn(unknown, "domain ~w sends to ~0tp, which is not exported to straws", [Peer, Addr]),
+    H;
+to_export(#{to := To, domains := Domains, sender := Sender}, Addr, Msg, #h{peer = Peer} = H) ->
+    Allowed = Domains =:= all orelse lists:member(Peer, Domains),
+    case Allowed andalso not strawman_exports:is_forged(Msg) of
+        false -> refused(Addr, H);
+        true when Sender -> deliver(To, {straw, Peer, Msg}, H);
+        true -> deliver(To, Msg, H)
     end.
 
 refused(Addr, #h{peer = Peer} = H) ->
@@ -280,10 +304,12 @@ deliver(To, Msg, H) when is_atom(To) ->
         Pid when is_pid(Pid) -> deliver(Pid, Msg, H);
         Port -> undelivered(Port, H)
     end;
-deliver(Pid, Msg, #h{receivers = Receivers} = H) when is_pid(Pid), node(Pid) =:= node() ->
+deliver(Pid, Msg, #h{latest = Pid, delivered = N} = H) ->
     Pid ! Msg,
     strawman_exports:count(received),
-    H#h{receivers = Receivers#{Pid => true}, delivered = H#h.delivered + 1};
+    H#h{delivered = N + 1};
+deliver(Pid, Msg, #h{receivers = Receivers} = H) when is_pid(Pid), node(Pid) =:= node() ->
+    deliver(Pid, Msg, H#h{receivers = Receivers#{Pid => true}, latest = Pid});
 deliver({Name, Node}, Msg, H) when Node =:= node() ->
     deliver(Name, Msg, H);
 deliver(Alias, Msg, H) when is_reference(Alias) ->
@@ -307,8 +333,8 @@ keep_up(#h{delivered = N} = H) when N < ?CHECK_EVERY ->
 keep_up(#h{receivers = Receivers} = H) ->
     Slow = maps:filter(fun(Pid, _) -> is_slow(Pid) end, Receivers),
     case map_size(Slow) of
-        0 -> {ok, H#h{receivers = #{}, delivered = 0}};
-        _ -> {pause, ?PAUSE, H#h{receivers = Slow}}
+        0 -> {ok, H#h{receivers = #{}, latest = none, delivered = 0}};
+        _ -> {pause, ?PAUSE, H#h{receivers = Slow, latest = none}}
     end.
 
 is_slow(Pid) ->

@@ -8,8 +8,8 @@
 %% Our table and that of the peer, which is ours in the mirror.
 ids(Dialect) -> ids(Dialect, #{}).
 ids(Dialect, More) ->
-    {straw_ids:new(More#{domid => ?OURS, peer => ?PEER, dialect => Dialect}),
-     straw_ids:new(#{domid => ?PEER, peer => ?OURS, dialect => Dialect})}.
+    {straw_ids:new(More#{domid => ?OURS, peer => ?PEER, dialect => Dialect, known => true}),
+     straw_ids:new(#{domid => ?PEER, peer => ?OURS, dialect => Dialect, known => true})}.
 
 encode(Addr, Msg, Ids) ->
     case straw_codec:encode(Addr, Msg, #{ids => Ids}) of

@@ -46,7 +46,7 @@ def ebin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert made.returncode == 0, made.stdout + made.stderr
     where = 'io:format("~ts/erts-~ts/include", [code:root_dir(), erlang:system_info(version)]), halt().'
     include = subprocess.run(["erl", "-noshell", "-eval", where], capture_output=True, text=True, check=True).stdout
-    c = [str(ERL / "c_src" / name) for name in ("transcode.c", "straw_codec_nif.c")]
+    c = [str(ERL / "c_src" / name) for name in ("transcode.c", "transcode_fill.c", "straw_codec_nif.c")]
     flags = ["-std=gnu11", "-O2", "-g", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", f"-I{include}"]
     made = subprocess.run([cc, *flags, *c, "-o", str(top / "priv" / "straw_codec.so")], capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
