@@ -12,13 +12,14 @@
 %%
 %% The process ends when the straw does, with the reason: closed, peer_closed, peer_gone, host_down, corrupt, stopped, ….
 %% It traps exits: to be linked to it does not close it.
+%%
+%% It speaks as a gen_server does, to callers and to sys, but is none: what one turn of it costs, every message pays.
 -module(straw).
--behaviour(gen_server).
 
 -export([open/1, open/2, send/2, send_nowait/2, active/2, controlling_process/2, close/1, close/2, info/1]).
 %% For the membrane and for who has the straws of a domain.
 -export([start/1, take/3, last_look/1, finished/2]).
--export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
+-export([init/1, system_continue/3, system_terminate/4, system_code_change/4, system_get_state/1, system_replace_state/2]).
 -export_type([straw/0, info/0, frame/0]).
 
 -include("membrane.hrl").
@@ -33,6 +34,10 @@
 -define(READ_BIG, (1 bsl 18)).
 %% Bytes that are gathered before they are written at once.
 -define(WRITE_AT, 32768).
+%% Frames up to here are written as they are while nothing waits before them.
+-define(SMALL, 8192).
+%% Words of the process's heap at least: it makes garbage with every message, and keeps little.
+-define(HEAP, 8192).
 %% Milliseconds that what is unsent gets when the straw is closed.
 -define(FLUSH_TIME, 1000).
 
@@ -69,9 +74,13 @@
     %% cut already, beyond what the owner has asked for
     inbox = [] :: [binary()],
     outbox = straw_outbox:new() :: straw_outbox:outbox(),
+    %% small frames that leave with the next write, latest first; only while nothing is in the outbox
+    batch = [] :: [binary()],
+    batch_count = 0 :: non_neg_integer(),
+    batch_size = 0 :: non_neg_integer(),
     %% the ring will tell when it has room
     full = false :: boolean(),
-    %% something is in the outbox that waits for the end of the mailbox
+    %% something waits for the end of the mailbox to be written
     dirty = false :: boolean(),
     paused = false :: boolean(),
     %% the pore's own end, as the membrane was told
@@ -152,7 +161,7 @@ word(_) -> closed.
     membrane := pid(), key := membrane_machine:key(), terms := #terms{}, memory := term(), channel := term()
 }) -> {ok, straw()} | {error, term()}.
 start(Options) ->
-    gen_server:start(?MODULE, Options, []).
+    proc_lib:start(?MODULE, init, [Options], infinity, [{min_heap_size, ?HEAP}, {message_queue_data, off_heap}]).
 
 %% Whose it is: a process (`owner`, Pid), or a module of callbacks with its argument.
 -spec take(straw(), owner | module(), pid() | term()) -> ok | {error, atom()}.
@@ -168,92 +177,131 @@ finished(Straw, Reason) -> gen_server:cast(Straw, {finished, Reason}).
 
 %% ── the process ──
 
--spec init(map()) -> {ok, #s{}} | {stop, term()}.
+-spec init(map()) -> no_return().
 init(#{membrane := Membrane, key := {Role, _} = Key, terms := Terms, memory := Memory, channel := Channel}) ->
     process_flag(trap_exit, true),
     Options = #{ring_bytes => Terms#terms.ring_bytes, suppress => Terms#terms.suppress},
     case pore:open_straw(Role, Memory, Channel, Options) of
         {ok, Pore} ->
-            {ok, #s{
+            S = #s{
                 membrane = Membrane,
                 membrane_monitor = monitor(process, Membrane),
                 key = Key,
                 pore = Pore,
                 terms = Terms,
                 frames = straw_frames:new(?MAX_FRAME)
-            }};
+            },
+            proc_lib:init_ack({ok, self()}),
+            loop(S);
         {error, Reason} ->
-            {stop, {shutdown, Reason}}
+            proc_lib:init_ack({error, {shutdown, Reason}}),
+            exit({shutdown, Reason})
     end.
 
--type answer() :: {noreply, #s{}} | {noreply, #s{}, 0}.
-
--spec handle_call(term(), gen_server:from(), #s{}) -> answer() | {reply, term(), #s{}} | {reply, term(), #s{}, 0}.
-handle_call({send, _Frame, nowait}, _From, #s{ended = Ended, pore = Pore} = S) when Ended =/= ''; Pore =:= closed ->
-    reply({error, end_word(S)}, S);
-handle_call({send, Frame, wait}, From, #s{ended = Ended, pore = Pore} = S) when Ended =/= ''; Pore =:= closed ->
-    % the membrane will say why: a peer that is gone may have been its host
-    done(S#s{senders = queue:in({From, Frame}, S#s.senders)});
-handle_call({send, Frame, How}, From, #s{outbox = Outbox, senders = Senders} = S) ->
-    case straw_outbox:size(Outbox) > ?UNSENT_LIMIT of
-        true when How =:= nowait -> reply({error, straw_busy}, S);
-        true -> done(S#s{senders = queue:in({From, Frame}, Senders)});
-        false -> reply(ok, put_out([Frame], S))
+%% What is to be written leaves when the mailbox is empty: then many frames leave in one write.
+-spec loop(#s{}) -> no_return().
+loop(#s{dirty = false} = S) ->
+    receive
+        Message -> turn(Message, S)
     end;
-handle_call({active, Active}, _From, S) ->
-    reply(ok, deliver([], look(S#s{active = credit(Active, S#s.active)})));
-handle_call({take, owner, Pid}, _From, S) ->
-    reply(ok, look(owned_by(Pid, S)));
-handle_call({take, Module, _Argument}, _From, #s{user = {module, Module, _}} = S) ->
+loop(S) ->
+    receive
+        Message -> turn(Message, S)
+    after 0 -> loop(flush(S))
+    end.
+
+-spec turn(term(), #s{}) -> no_return().
+turn({envelope, _, _} = Message, S) ->
+    loop(other(Message, S));
+turn({irq, Pore}, #s{pore = Pore} = S) ->
+    loop(look(S#s{full = false}));
+turn({'$gen_call', From, Request}, S) ->
+    loop(asked(Request, From, S));
+turn({'$gen_cast', Request}, S) ->
+    loop(told(Request, S));
+turn({system, From, Request}, S) ->
+    sys:handle_system_msg(Request, From, self(), ?MODULE, [], S);
+turn(Message, S) ->
+    loop(got(Message, S)).
+
+-spec system_continue(pid(), [sys:dbg_opt()], #s{}) -> no_return().
+system_continue(_Parent, _Debug, S) -> loop(S).
+
+-spec system_terminate(term(), pid(), [sys:dbg_opt()], #s{}) -> no_return().
+system_terminate(Reason, _Parent, _Debug, _S) -> exit(Reason).
+
+-spec system_code_change(#s{}, module(), term(), term()) -> {ok, #s{}}.
+system_code_change(S, _Module, _Old, _Extra) -> {ok, S}.
+
+-spec system_get_state(#s{}) -> {ok, #s{}}.
+system_get_state(S) -> {ok, S}.
+
+-spec system_replace_state(fun((#s{}) -> #s{}), #s{}) -> {ok, #s{}, #s{}}.
+system_replace_state(Change, S) ->
+    Changed = Change(S),
+    {ok, Changed, Changed}.
+
+-spec asked(term(), gen_server:from(), #s{}) -> #s{}.
+asked({send, _Frame, nowait}, From, #s{ended = Ended, pore = Pore} = S) when Ended =/= ''; Pore =:= closed ->
+    reply(From, {error, end_word(S)}, S);
+asked({send, Frame, wait}, From, #s{ended = Ended, pore = Pore} = S) when Ended =/= ''; Pore =:= closed ->
+    % the membrane will say why: a peer that is gone may have been its host
+    S#s{senders = queue:in({From, Frame}, S#s.senders)};
+asked({send, Frame, How}, From, #s{senders = Senders} = S) ->
+    case is_busy(S) of
+        true when How =:= nowait -> reply(From, {error, straw_busy}, S);
+        true -> S#s{senders = queue:in({From, Frame}, Senders)};
+        false -> reply(From, ok, put_out([Frame], S))
+    end;
+asked({active, Active}, From, S) ->
+    reply(From, ok, deliver([], look(S#s{active = credit(Active, S#s.active)})));
+asked({take, owner, Pid}, From, S) ->
+    reply(From, ok, look(owned_by(Pid, S)));
+asked({take, Module, _Argument}, From, #s{user = {module, Module, _}} = S) ->
     % it was taken already: whoever has it was started anew
-    reply(ok, S);
-handle_call({take, Module, Argument}, _From, S) ->
+    reply(From, ok, S);
+asked({take, Module, Argument}, From, S) ->
     State = Module:init(Argument, info_of(S)),
-    reply(ok, look((disowned(S))#s{user = {module, Module, State}, active = infinity}));
-handle_call({controlling_process, Pid}, {From, _}, #s{user = {owner, From, _}} = S) ->
-    reply(ok, owned_by(Pid, S));
-handle_call({controlling_process, _}, _From, S) ->
-    reply({error, not_owner}, S);
-handle_call(info, _From, S) ->
-    reply(info_of(S), S);
-handle_call(last_look, _From, S) ->
-    reply(ok, take_last(S));
-handle_call(Request, From, #s{user = {module, Module, State}, pore = Pore} = S) when Pore =/= closed ->
+    reply(From, ok, look((disowned(S))#s{user = {module, Module, State}, active = infinity}));
+asked({controlling_process, Pid}, {Owner, _} = From, #s{user = {owner, Owner, _}} = S) ->
+    reply(From, ok, owned_by(Pid, S));
+asked({controlling_process, _}, From, S) ->
+    reply(From, {error, not_owner}, S);
+asked(info, From, S) ->
+    reply(From, info_of(S), S);
+asked(last_look, From, S) ->
+    reply(From, ok, take_last(S));
+asked(Request, From, #s{user = {module, Module, State}, pore = Pore} = S) when Pore =/= closed ->
     case Module:call(Request, From, is_busy(S), State) of
         {reply, Reply, Frames, State1} ->
-            reply(Reply, put_out(Frames, S#s{user = {module, Module, State1}}));
+            reply(From, Reply, put_out(Frames, S#s{user = {module, Module, State1}}));
         {noreply, State1} ->
-            done(S#s{user = {module, Module, State1}});
+            S#s{user = {module, Module, State1}};
         {close, Reason, State1} ->
-            reply({error, Reason}, start_closing(Reason, S#s{user = {module, Module, State1}}))
+            reply(From, {error, Reason}, start_closing(Reason, S#s{user = {module, Module, State1}}))
     end;
-handle_call(_Request, _From, #s{pore = closed} = S) ->
-    reply({error, end_word(S)}, S);
-handle_call(_Request, _From, S) ->
-    reply({error, unknown_request}, S).
+asked(_Request, From, #s{pore = closed} = S) ->
+    reply(From, {error, end_word(S)}, S);
+asked(_Request, From, S) ->
+    reply(From, {error, unknown_request}, S).
 
--spec handle_cast(term(), #s{}) -> answer().
-handle_cast({close, Reason}, S) ->
-    done(start_closing(Reason, S));
-handle_cast({finished, Reason}, S) ->
-    finish(Reason, S).
+-spec told(term(), #s{}) -> #s{}.
+told({close, Reason}, S) -> start_closing(Reason, S);
+told({finished, Reason}, S) -> finish(Reason, S);
+told(_, S) -> S.
 
--spec handle_info(term(), #s{}) -> answer().
-handle_info({irq, Pore}, #s{pore = Pore} = S) ->
-    done(look(S#s{full = false}));
-handle_info(timeout, S) ->
-    done(flush(S));
-handle_info(read_on, S) ->
-    done(look(S));
-handle_info(resume, S) ->
-    done(look(S#s{paused = false}));
-handle_info(untaken, #s{user = none} = S) ->
-    done(start_closing(closed, S));
-handle_info(untaken, S) ->
-    done(S);
-handle_info(flush_over, S) ->
-    done(tell_closing(S));
-handle_info({'DOWN', Monitor, process, _, Why}, #s{membrane_monitor = Monitor} = S) ->
+-spec got(term(), #s{}) -> #s{}.
+got(read_on, S) ->
+    look(S);
+got(resume, S) ->
+    look(S#s{paused = false});
+got(untaken, #s{user = none} = S) ->
+    start_closing(closed, S);
+got(untaken, S) ->
+    S;
+got(flush_over, S) ->
+    tell_closing(S);
+got({'DOWN', Monitor, process, _, Why}, #s{membrane_monitor = Monitor} = S) ->
     finish(
         case Why of
             {shutdown, host_down} -> host_down;
@@ -262,29 +310,29 @@ handle_info({'DOWN', Monitor, process, _, Why}, #s{membrane_monitor = Monitor} =
         end,
         S
     );
-handle_info({'DOWN', Monitor, process, _, _}, #s{user = {owner, _, Monitor}} = S) ->
-    done(start_closing(closed, S#s{user = none}));
-handle_info({irq, _}, S) ->
-    done(S);
-handle_info({'EXIT', _, _}, S) ->
-    done(S);
-handle_info(Message, #s{user = {module, Module, State}, pore = Pore} = S) when Pore =/= closed ->
+got({'DOWN', Monitor, process, _, _}, #s{user = {owner, _, Monitor}} = S) ->
+    start_closing(closed, S#s{user = none});
+got({irq, _}, S) ->
+    S;
+got({'EXIT', _, _}, S) ->
+    S;
+got(Message, S) ->
+    other(Message, S).
+
+%% For whoever uses the straw.
+-spec other(term(), #s{}) -> #s{}.
+other(Message, #s{user = {module, Module, State}, pore = Pore} = S) when Pore =/= closed ->
     case Module:message(Message, is_busy(S), State) of
-        {ok, Frames, State1} -> done(put_out(Frames, S#s{user = {module, Module, State1}}));
-        {close, Reason, State1} -> done(start_closing(Reason, S#s{user = {module, Module, State1}}))
+        {ok, Frames, State1} -> put_out(Frames, S#s{user = {module, Module, State1}});
+        {close, Reason, State1} -> start_closing(Reason, S#s{user = {module, Module, State1}})
     end;
-handle_info(_Message, S) ->
-    done(S).
+other(_Message, S) ->
+    S.
 
--spec terminate(term(), #s{}) -> ok.
-terminate(_Reason, _S) -> ok.
-
-%% What is in the outbox leaves when the mailbox is empty: then many frames leave in one write.
-done(#s{dirty = true} = S) -> {noreply, S, 0};
-done(S) -> {noreply, S}.
-
-reply(Reply, #s{dirty = true} = S) -> {reply, Reply, S, 0};
-reply(Reply, S) -> {reply, Reply, S}.
+-spec reply(gen_server:from(), term(), #s{}) -> #s{}.
+reply(From, Reply, S) ->
+    gen_server:reply(From, Reply),
+    S.
 
 info_of(#s{key = {Role, Peer}, terms = Terms} = S) ->
     #{
@@ -293,12 +341,14 @@ info_of(#s{key = {Role, Peer}, terms = Terms} = S) ->
         format => Terms#terms.format,
         dialect => Terms#terms.dialect,
         ring_bytes => Terms#terms.ring_bytes,
-        unsent => straw_outbox:size(S#s.outbox),
+        unsent => unsent(S),
         frames_in => S#s.frames_in,
         frames_out => S#s.frames_out
     }.
 
-is_busy(#s{outbox = Outbox}) -> straw_outbox:size(Outbox) > ?UNSENT_LIMIT.
+unsent(#s{outbox = Outbox, batch_size = Size}) -> straw_outbox:size(Outbox) + Size.
+
+is_busy(S) -> unsent(S) > ?UNSENT_LIMIT.
 
 owned_by(Pid, S) ->
     (disowned(S))#s{user = {owner, Pid, monitor(process, Pid)}, active = 0}.
@@ -318,39 +368,80 @@ credit(N, Left) -> max(0, Left + N).
 
 put_out([], S) ->
     S;
-put_out(Frames, #s{outbox = Outbox0, frames_out = Out} = S0) ->
+put_out([Frame], #s{full = false, batch = Batch, batch_count = Count, batch_size = Size, frames_out = Out} = S) when
+    is_binary(Frame), byte_size(Frame) =< ?SMALL
+->
+    case Count > 0 orelse straw_outbox:size(S#s.outbox) =:= 0 of
+        true ->
+            written_at(Size + 4 + byte_size(Frame), S#s{
+                batch = [Frame | Batch],
+                batch_count = Count + 1,
+                batch_size = Size + 4 + byte_size(Frame),
+                frames_out = Out + 1,
+                dirty = true
+            });
+        false ->
+            put_in_outbox([Frame], S)
+    end;
+put_out(Frames, S) ->
+    put_in_outbox(Frames, S).
+
+put_in_outbox(Frames, S0) ->
+    #s{outbox = Outbox0, frames_out = Out} = S1 = unbatched(S0),
     Outbox = lists:foldl(fun straw_outbox:put/2, Outbox0, Frames),
-    S = S0#s{outbox = Outbox, frames_out = Out + length(Frames)},
+    S = S1#s{outbox = Outbox, frames_out = Out + length(Frames)},
     case S#s.full of
         true -> S;
-        false ->
-            case straw_outbox:size(Outbox) >= ?WRITE_AT of
-                true -> flush(S);
-                false -> S#s{dirty = true}
-            end
+        false -> written_at(straw_outbox:size(Outbox), S#s{dirty = true})
     end.
+
+%% In their order, before what comes now.
+unbatched(#s{batch = []} = S) ->
+    S;
+unbatched(#s{batch = Batch, outbox = Outbox} = S) ->
+    S#s{outbox = lists:foldr(fun straw_outbox:put/2, Outbox, Batch), batch = [], batch_count = 0, batch_size = 0}.
+
+written_at(Size, S) when Size >= ?WRITE_AT -> flush(S);
+written_at(_Size, S) -> S.
 
 flush(#s{pore = Pore, ended = Ended} = S) when Pore =:= closed; Ended =/= '' ->
     S#s{dirty = false};
-flush(#s{outbox = Outbox, pore = Pore} = S) ->
+flush(#s{batch = [_ | _] = Batch, full = false, batch_count = Count, pore = Pore} = S) ->
+    case pore:write_frames(Pore, lists:reverse(Batch)) of
+        {ok, Count} ->
+            sent(S#s{batch = [], batch_count = 0, batch_size = 0, dirty = false});
+        {ok, Taken} ->
+            flush_outbox(unbatched(S#s{batch = lists:sublist(Batch, Count - Taken)}));
+        {big, _} ->
+            flush_outbox(unbatched(S));
+        {error, Reason} ->
+            broken(Reason, S)
+    end;
+flush(S) ->
+    flush_outbox(S).
+
+flush_outbox(#s{outbox = Outbox, pore = Pore} = S) ->
     case straw_outbox:next(Outbox) of
         empty ->
             sent(S#s{dirty = false});
         {Length, Data, Rest} ->
             case pore:write(Pore, Data) of
                 Length ->
-                    flush(S#s{outbox = Rest});
+                    flush_outbox(S#s{outbox = Rest});
                 {error, Reason} ->
-                    ended(Reason, S#s{dirty = false, outbox = straw_outbox:new()});
+                    broken(Reason, S);
                 N ->
                     <<_:N/binary, Left/binary>> = iolist_to_binary(Data),
                     sent(S#s{outbox = straw_outbox:back(Left, Rest), full = true, dirty = false})
             end
     end.
 
+broken(Reason, S) ->
+    ended(Reason, S#s{dirty = false, outbox = straw_outbox:new(), batch = [], batch_count = 0, batch_size = 0}).
+
 %% Some has left: whoever waits for room has it, and a straw that is being closed may be empty.
-sent(#s{outbox = Outbox, senders = Senders, closing = Closing} = S) ->
-    Size = straw_outbox:size(Outbox),
+sent(#s{senders = Senders, closing = Closing} = S) ->
+    Size = unsent(S),
     case queue:is_empty(Senders) of
         false when Size =< ?UNSENT_LIMIT div 2 -> let_in(S);
         true when Size =:= 0, Closing =/= '' -> tell_closing(S);
@@ -472,7 +563,7 @@ ended(_Reason, S) ->
 
 start_closing(Reason, #s{closing = ''} = S0) ->
     S = flush(S0#s{closing = Reason}),
-    case straw_outbox:size(S#s.outbox) of
+    case unsent(S) of
         0 -> tell_closing(S);
         _ when S#s.ended =/= '' -> tell_closing(S);
         _ ->
