@@ -6,7 +6,7 @@
 %% where the straw is.
 -module(straw_proxy).
 -export([start/3, stop/2, ended/3, ask/2, is_idle/2]).
--export([init/3, loop/4]).
+-export([init/3, awake/4]).
 
 %% An idle proxy gives its heap back: there may be thousands. Milliseconds.
 -define(IDLE, 2000).
@@ -15,7 +15,7 @@
 %% the address: straw_codec writes it as the peer's), or a name. Secret: known to these two only. Monitored by the caller.
 -spec start(pid(), self | {name, atom()}, reference()) -> {pid(), reference()}.
 start(Straw, Addr, Secret) ->
-    spawn_opt(?MODULE, init, [Straw, Addr, Secret], [monitor, {fullsweep_after, 0}]).
+    spawn_opt(?MODULE, init, [Straw, Addr, Secret], [monitor, {fullsweep_after, 0}, {message_queue_data, off_heap}]).
 
 %% The straw has ended, but its process goes on. Only that process may call this.
 -spec stop(pid(), pid()) -> true.
@@ -29,8 +29,8 @@ ended(Proxy, Secret, Reason) -> Proxy ! {Secret, ended, Reason}.
 -spec ask(pid(), reference()) -> term().
 ask(Proxy, Secret) -> Proxy ! {Secret, pass}.
 
-%% Nobody has sent to it for so many ms, and nobody but the straw holds it by a link or a monitor.
--spec is_idle(pid(), pos_integer()) -> boolean().
+%% Nobody has sent to it for so many ms (or up to ?IDLE less), and nobody but the straw holds it by a link or a monitor.
+-spec is_idle(pid(), non_neg_integer()) -> boolean().
 is_idle(Proxy, Time) ->
     case process_info(Proxy, [links, monitored_by, message_queue_len, dictionary]) of
         [{links, []}, {monitored_by, [_]}, {message_queue_len, 0}, {dictionary, Dictionary}] ->
@@ -45,23 +45,28 @@ init(Straw, {name, Name}, Secret) -> start_loop(Straw, Name, Secret).
 -spec start_loop(pid(), pid() | atom(), reference()) -> no_return().
 start_loop(Straw, Addr, Secret) ->
     process_flag(trap_exit, true),
-    put(used, erlang:monotonic_time(millisecond)),
-    loop(Straw, monitor(process, Straw), Addr, Secret).
+    awake(Straw, monitor(process, Straw), Addr, Secret).
 
--spec loop(pid(), reference(), pid() | atom(), reference()) -> no_return().
-loop(Straw, Monitor, Addr, Secret) ->
+%% The clock is asked once in a while, not with each message: when one comes after a pause, and later when it was last.
+-spec awake(pid(), reference(), pid() | atom(), reference()) -> no_return().
+awake(Straw, Monitor, Addr, Secret) ->
+    put(used, erlang:monotonic_time(millisecond)),
+    loop(Straw, Monitor, Addr, Secret, erlang:start_timer(?IDLE, self(), idle), false).
+
+%% Used: since the timer was set.
+-spec loop(pid(), reference(), pid() | atom(), reference(), reference(), boolean()) -> no_return().
+loop(Straw, Monitor, Addr, Secret, Timer, Used) ->
     receive
         {'DOWN', Monitor, process, _, _} -> exit(noconnection);
         {'EXIT', Straw, _} -> exit(noconnection);
-        {'EXIT', _, _} -> loop(Straw, Monitor, Addr, Secret);
+        {'EXIT', _, _} -> loop(Straw, Monitor, Addr, Secret, Timer, Used);
         {Secret, ended, Reason} -> exit(Reason);
         {Secret, pass} ->
             Straw ! {Secret, passed, self()},
-            loop(Straw, Monitor, Addr, Secret);
+            loop(Straw, Monitor, Addr, Secret, Timer, Used);
+        {timeout, Timer, idle} when Used -> awake(Straw, Monitor, Addr, Secret);
+        {timeout, Timer, idle} -> erlang:hibernate(?MODULE, awake, [Straw, Monitor, Addr, Secret]);
         Message ->
             Straw ! {envelope, Addr, Message},
-            put(used, erlang:monotonic_time(millisecond)),
-            loop(Straw, Monitor, Addr, Secret)
-    after ?IDLE ->
-            erlang:hibernate(?MODULE, loop, [Straw, Monitor, Addr, Secret])
+            loop(Straw, Monitor, Addr, Secret, Timer, true)
     end.
