@@ -1,7 +1,7 @@
 """Types of the C codec (csrc/etf). Use it through node.etf and node.terms."""
 
 from collections.abc import Callable
-from typing import Any, Final, Literal, final
+from typing import Any, Final, Literal, final, overload
 
 from typing_extensions import Buffer
 
@@ -96,7 +96,12 @@ class Crossing:
     def nodes(self) -> set[Atom]: ...
     spent: int
     forged: int
+    @overload
     def encode(self, term: Any, none: str | Atom, dialect: Literal["otp", "ling"], ling_maps: bool, /) -> bytes: ...
+    @overload
+    def encode(
+        self, term: Any, none: str | Atom, dialect: Literal["otp", "ling"], ling_maps: bool, pieces: bool, /
+    ) -> bytes | list[bytes]: ...
     def decode(self, data: Buffer, max_depth: int, max_inflated: int, /) -> Any: ...
 
 def encode(

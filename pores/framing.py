@@ -177,6 +177,10 @@ class FrameReader:
         return used + part
 
 
+class _Pieces(list[bytes]):
+    """One frame, with its length in front."""
+
+
 class Outbox:
     """Frames that wait for room. Small ones are gathered, so that many leave in one write.
 
@@ -216,6 +220,12 @@ class Outbox:
         self._batches.append(frames)
         self.size += size
 
+    def put_pieces(self, pieces: list[bytes], size: int) -> None:
+        """Takes one frame that lies in pieces, `size` bytes with its length."""
+        self._close()
+        self._batches.append(_Pieces((_pack(size - 4) + pieces[0], *pieces[1:])))
+        self.size += size
+
     def _close(self) -> None:
         if self._open:
             self._batches.append(self._open)
@@ -231,7 +241,15 @@ class Outbox:
             return []
         if not self._batches:
             self._close()
-        return self._batches[0] if self._batches else []
+        if not self._batches:
+            return []
+        first = self._batches[0]
+        if type(first) is _Pieces:
+            self._batches.popleft()
+            for piece in first:
+                self._buffer.append(piece)
+            return []
+        return first
 
     def wrote(self, n: int) -> None:
         """The first n frames of `batch` were written."""

@@ -303,8 +303,8 @@ class Pore:
         finally:
             self._inbox.timeout_us = -1
 
-    def fill(self, frame: bytes, start: int, poke: bool = True) -> int:
-        """As readinto, into bytes of the caller's own making, which nobody else has seen yet, from `start` on."""
+    def fill(self, frame: bytes | memoryview, start: int, poke: bool = True) -> int:
+        """As readinto, from `start` on; also into bytes of the caller's own making, which nobody else has seen yet."""
         n = _read(self._t, self._id, ffi.from_buffer(frame) + start, len(frame) - start, poke)
         if n < 0:
             raise self._error(n)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ._native import straw_pages
 from .active import ActivePore
@@ -32,12 +32,16 @@ INBOX_LIMIT: Final = 16 << 20
 _READ: Final = 65536
 #: A frame that the ring does not hold is read into its place when it is no longer than this: that much is reserved.
 _IN_PLACE: Final = 4 << 20
+#: Bytes that a straw keeps for such frames, when its callback takes views.
+_KEPT: Final = 2 << 20
 #: Bytes gathered before they are written without waiting for the loop's next turn.
 _GATHER: Final = 65536
+#: Bytes of a piece of a frame that wait for the next piece before the peer is told.
+_BEGINNING: Final = 1024
 #: Seconds in which answers may be waited for at once before the others on the loop get their turn.
 _AT_ONCE: Final = 1e-4
 
-FramesCallback = Callable[[list[bytes]], None]
+FramesCallback = Callable[[list[Any]], None]  # of bytes; of memoryviews too, if it said that it takes them
 TakeFrames = Callable[[], list[bytes]]
 
 
@@ -129,8 +133,10 @@ class Straw(ActivePore):
         self._full = False
         self._wanted = 0
         self._turn = False
-        self._large: bytes | None = None  # a frame that is read in place, as far as `_filled`
+        self._large: bytes | memoryview | None = None  # a frame that is read in place, as far as `_filled`
         self._filled = 0
+        self._kept = bytearray()
+        self._views = False
         self._in_pieces = False  # the reader holds the beginning of a frame
         self._inbox: deque[bytes] = deque()
         self._inbox_size = 0
@@ -155,8 +161,11 @@ class Straw(ActivePore):
         """More waits than should: `send` would wait, `send_nowait` refuse."""
         return self.unsent > self.unsent_limit
 
-    def send_nowait(self, frame: bytes) -> bool:
-        """Sends a frame; False when the straw is busy: nothing was done. PoreClosed, PoreTooBig (beyond u32)."""
+    def send_nowait(self, frame: bytes | list[bytes]) -> bool:
+        """Sends a frame; False when the straw is busy: nothing was done. PoreClosed, PoreTooBig (beyond u32).
+
+        A list is one frame in pieces, which are not copied before they are in the ring.
+        """
         size = len(frame) + 4
         if size < self._credit and type(frame) is bytes:
             self._credit -= size
@@ -168,12 +177,18 @@ class Straw(ActivePore):
         outbox = self._outbox
         if outbox.size > self.unsent_limit:
             return False
+        if isinstance(frame, list):
+            size = sum(map(len, frame)) + 4
+        elif type(frame) is not bytes:
+            frame = bytes(frame)
         if size > 0xFFFF_FFFF:
             raise PoreTooBig(size - 4, 0xFFFF_FFFF, "frame")
-        if type(frame) is not bytes:
-            frame = bytes(frame)
         self.frames_out += 1
-        if outbox.size or size > self._whole or not self._write_first(frame):
+        if isinstance(frame, list):
+            outbox.put_pieces(frame, size)
+            if not self._full:
+                self._write()
+        elif outbox.size or size > self._whole or not self._write_first(frame):
             outbox.put(frame)
             if not self._full:  # else the ring will tell when it has room
                 self._write()
@@ -268,10 +283,11 @@ class Straw(ActivePore):
                         self._fills(len(batch[n]) + HEADER.size)
                 else:
                     front = outbox.front()
-                    # The length of a long frame is nothing to wake the peer for: the rest is on its heels.
-                    n = pore.write(front, len(front) != HEADER.size or outbox.size == HEADER.size)
+                    # The beginning of a long frame is nothing to wake the peer for: the rest is on its heels.
+                    n = pore.write(front, len(front) > _BEGINNING or outbox.size == len(front))
                     outbox.sent(n)
                     if n < len(front):
+                        pore.poke()
                         self._fills(1)
         except (PoreClosed, PoreCorrupt) as error:
             self._fail(error)
@@ -288,9 +304,13 @@ class Straw(ActivePore):
 
     # ── receiving ──
 
-    def on_frames(self, callback: FramesCallback | None) -> None:
-        """Frames go there from now on, and those that wait at once; None: they wait for `receive` again."""
+    def on_frames(self, callback: FramesCallback | None, *, views: bool = False) -> None:
+        """Frames go there from now on, and those that wait at once; None: they wait for `receive` again.
+
+        views: a frame that the ring does not hold may come as a memoryview, which is good until the callback returns.
+        """
         self._on_frames = callback
+        self._views = views
         if callback is not None and self._inbox:
             frames, self._inbox, self._inbox_size = list(self._inbox), deque(), 0
             callback(frames)
@@ -431,7 +451,13 @@ class Straw(ActivePore):
         """A frame that does not fit the ring: it comes in parts."""
         if size <= min(self.max_frame, _IN_PLACE):
             self.pore.read(HEADER.size, poke=False)
-            self._large, self._filled = bytes(size), 0
+            self._filled = 0
+            if self._views:
+                if len(self._kept) < size:
+                    self._kept = bytearray(size)
+                self._large = memoryview(self._kept)[:size]
+            else:
+                self._large = bytes(size)
         else:
             self._in_pieces = True
 
@@ -448,7 +474,9 @@ class Straw(ActivePore):
         self._filled += n
         if self._filled == len(large):
             self._large = None
-            self._deliver([large])
+            self._hand_out([large if type(large) is bytes or (self._views and self._on_frames) else bytes(large)])
+            if len(self._kept) > _KEPT:
+                self._kept = bytearray()
         return n > 0
 
     def _soon(self) -> None:
@@ -489,7 +517,7 @@ class Straw(ActivePore):
         if frames:
             self._hand_out(frames)
 
-    def _hand_out(self, frames: list[bytes]) -> None:
+    def _hand_out(self, frames: list[Any]) -> None:
         self.frames_in += len(frames)
         if self._on_frames is not None:
             if self._wide and not self._credit and not self._outbox.size and not self.ended and not self.closed:

@@ -134,6 +134,21 @@ int cross_reference(Encoder *e, const Reference *ref)
     return result;
 }
 
+/* Where position `at` lies: in what is being written, or in a piece of ours that nobody has seen yet. */
+static uint8_t *place_of(const BytesWriter *b, uint64_t at)
+{
+    if (at >= b->w.before)
+        return b->w.base + (at - b->w.before);
+    PyObject *piece = NULL;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(b->pieces); i++) {
+        piece = PyList_GET_ITEM(b->pieces, i);
+        if (at < (uint64_t)PyBytes_GET_SIZE(piece))
+            break;
+        at -= (uint64_t)PyBytes_GET_SIZE(piece);
+    }
+    return (uint8_t *)PyBytes_AS_STRING(piece) + at;
+}
+
 int holes_fill(const Crossing *c, Holes *holes, BytesWriter *b)
 {
     if (holes->count == 0)
@@ -146,7 +161,7 @@ int holes_fill(const Crossing *c, Holes *holes, BytesWriter *b)
         PyObject *number = PyList_GET_ITEM(numbers, (Py_ssize_t)i);
         unsigned long word = PyLong_Check(number) ? PyLong_AsUnsignedLong(number) : (unsigned long)-1;
         if ((bad = word > UINT32_MAX) == 0)
-            put32(b->w.base + (holes->at[i] - b->w.before), (uint32_t)word);
+            put32(place_of(b, holes->at[i]), (uint32_t)word);
     }
     if (bad) {
         PyErr_Clear();
@@ -264,17 +279,26 @@ int turn_reference(Decoder *d, uint8_t tag, int tail, PyObject **value)
 
 static PyObject *crossing_encode(Crossing *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 4) {
-        PyErr_SetString(PyExc_TypeError, "encode takes term, none, dialect and ling_maps");
+    if (nargs != 4 && nargs != 5) {
+        PyErr_SetString(PyExc_TypeError, "encode takes term, none, dialect, ling_maps and pieces");
         return NULL;
     }
     EncodeOptions options = {.state = self->state, .crossing = self};
-    if ((options.dialect = dialect_argument(args[2])) < 0 || (options.ling_maps = PyObject_IsTrue(args[3])) < 0 ||
-        (options.none = none_argument(self->state, args[1])) == NULL)
+    int pieces = nargs == 5 ? PyObject_IsTrue(args[4]) : 0;
+    PyObject *list = pieces > 0 ? PyList_New(0) : NULL;
+    if (pieces < 0 || (pieces > 0 && list == NULL))
         return NULL;
-    PyObject *bytes = encode_bytes(&options, args[0], NULL);
+    if ((options.dialect = dialect_argument(args[2])) < 0 || (options.ling_maps = PyObject_IsTrue(args[3])) < 0 ||
+        (options.none = none_argument(self->state, args[1])) == NULL) {
+        Py_XDECREF(list);
+        return NULL;
+    }
+    PyObject *result = encode_bytes(&options, args[0], list);
+    if (result != NULL && list != NULL && PyList_GET_SIZE(list) == 1)
+        Py_SETREF(result, Py_NewRef(PyList_GET_ITEM(list, 0)));
     Py_DECREF(options.none);
-    return bytes;
+    Py_XDECREF(list);
+    return result;
 }
 
 static PyObject *crossing_decode(Crossing *self, PyObject *const *args, Py_ssize_t nargs)
@@ -292,7 +316,8 @@ static PyObject *crossing_decode(Crossing *self, PyObject *const *args, Py_ssize
 
 static PyMethodDef crossing_methods[] = {
     {"encode", (PyCFunction)(void (*)(void))crossing_encode, METH_FASTCALL,
-     "encode($self, term, none, dialect, ling_maps, /)\n--\n\nencode() with this crossing."},
+     "encode($self, term, none, dialect, ling_maps, pieces=False, /)\n--\n\n"
+     "encode() with this crossing. pieces: as a list when there are big binaries, which are passed on as they are."},
     {"decode", (PyCFunction)(void (*)(void))crossing_decode, METH_FASTCALL,
      "decode($self, data, max_depth, max_inflated, /)\n--\n\ndecode() of a LING's words with this crossing."},
     {NULL, NULL, 0, NULL},

@@ -26,6 +26,7 @@ __all__ = [
     "Format",
     "decode_envelope",
     "encode_envelope",
+    "encode_pieces",
     "encode_terms",
 ]
 
@@ -112,18 +113,41 @@ def encode_terms(
         else:
             frame = crossing.encode(envelope, none, dialect, ling_maps)
     except EncodeError as error:
-        path = error.path
-        if not path:
-            raise  # of the tables, not of a term
-        path = "msg" + path[3:] if path.startswith("[2]") else "addr" + path[3:] if path.startswith("[1]") else path
-        raise EncodeError(error.reason, path) from None
+        raise _of_envelope(error) from None
     return frame if len(frame) <= MAX_FRAME else _fitting(frame)
 
 
-def _fitting(frame: bytes) -> bytes:
-    if len(frame) > MAX_FRAME:
-        raise EncodeError(f"an envelope of {len(frame)} bytes is beyond the limit {MAX_FRAME}")
+def encode_pieces(
+    addr: Any, message: Any, none: str | Atom, dialect: Dialect, ling_maps: bool, crossing: Crossing
+) -> bytes | list[bytes]:
+    """encode_terms(); a list when it holds big binaries, which stand in it as they are."""
+    try:
+        frame = crossing.encode((_ENVELOPE, addr, message), none, dialect, ling_maps, True)
+    except EncodeError as error:
+        raise _of_envelope(error) from None
+    if isinstance(frame, bytes):
+        return frame if len(frame) <= MAX_FRAME else _fitting(frame)
+    _check_size(sum(map(len, frame)))
     return frame
+
+
+def _of_envelope(error: EncodeError) -> EncodeError:
+    """The error with the path as whoever sends knows it."""
+    path = error.path
+    if not path:
+        return error  # of the tables, not of a term
+    path = "msg" + path[3:] if path.startswith("[2]") else "addr" + path[3:] if path.startswith("[1]") else path
+    return EncodeError(error.reason, path)
+
+
+def _fitting(frame: bytes) -> bytes:
+    _check_size(len(frame))
+    return frame
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_FRAME:
+        raise EncodeError(f"an envelope of {size} bytes is beyond the limit {MAX_FRAME}")
 
 
 def decode_envelope(frame: bytes | memoryview, format: Format = "erlang", crossing: Crossing | None = None) -> Envelope:

@@ -10,6 +10,7 @@ import errno
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 from pores.aio import Membrane
@@ -93,7 +94,7 @@ class PoreStraw:
         self.format: Format = "json" if straw.format == "json" else "erlang"
         self.dialect: Dialect = "otp" if straw.dialect == "otp" else "ling"
         self.opened_by_us = straw.we_opened
-        self.on_frames = straw.on_frames
+        self.on_frames = partial(straw.on_frames, views=True)
         self.on_closed = straw.on_closed
         self.pause = straw.pause
         self.resume = straw.resume
@@ -102,7 +103,7 @@ class PoreStraw:
     def busy(self) -> bool:
         return self._straw.busy
 
-    def send_nowait(self, frame: bytes) -> bool:
+    def send_nowait(self, frame: bytes | list[bytes]) -> bool:
         try:
             return self._straw.send_nowait(frame)
         except PoreError as error:

@@ -27,6 +27,7 @@ from .formats import (
     Dialect,
     decode_envelope,
     encode_envelope,
+    encode_pieces,
     encode_terms,
     is_address,
 )
@@ -168,8 +169,9 @@ class StrawProcess(Process):
         counts = manager.counts
         try:
             if not (self._told_busy and straw.busy):
+                frame: bytes | list[bytes]
                 if known and self._crossing is not None:
-                    frame = encode_terms(addr, message, self._none, self._dialect, manager.ling_maps, self._crossing)
+                    frame = encode_pieces(addr, message, self._none, self._dialect, manager.ling_maps, self._crossing)
                 else:
                     frame = self.encode(addr, message, from_process=True)
                 if straw.send_nowait(frame):
@@ -241,7 +243,7 @@ class StrawProcess(Process):
         """Let in what the peer sends."""
         self.straw.on_frames(self._frames)
 
-    def _frames(self, frames: list[bytes]) -> None:
+    def _frames(self, frames: list[bytes | memoryview]) -> None:
         """Whatever the peer wrote: it is delivered, or counted and reported. The straw lives on."""
         router = self.router
         turn = router.turn
@@ -262,7 +264,7 @@ class StrawProcess(Process):
             router.reading = None
             turn.finish()
 
-    def _terms(self, frames: list[bytes], crossing: Crossing) -> None:
+    def _terms(self, frames: list[bytes | memoryview], crossing: Crossing) -> None:
         """Envelopes in the format erlang. Inside the loop is what goes to a name of ours that is open to all."""
         decode, exported, named = crossing.decode, self.manager.exports.find, self.router.registry.get
         counts = self.manager.counts

@@ -33,8 +33,8 @@ class Straw(Protocol):
         """So much is unsent (16 MiB) that no more is taken."""
         ...
 
-    def send_nowait(self, frame: bytes, /) -> bool:
-        """Send one frame, or queue it; False when busy. StrawError when closed."""
+    def send_nowait(self, frame: bytes | list[bytes], /) -> bool:
+        """Send one frame, whole or in pieces, or queue it; False when busy. StrawError when closed."""
         ...
 
     async def send(self, frame: bytes, /) -> None:
@@ -45,8 +45,8 @@ class Straw(Protocol):
         """Wait until nothing is unsent. StrawError when the straw closes first."""
         ...
 
-    def on_frames(self, callback: Callable[[list[bytes]], None], /) -> None:
-        """Frames go there, in order."""
+    def on_frames(self, callback: Callable[[list[Any]], None], /) -> None:
+        """Frames go there, in order: bytes, or memoryviews, which are good until the callback returns."""
         ...
 
     def on_closed(self, callback: Callable[[str], None], /) -> None:

@@ -38,12 +38,12 @@ class MemoryStraw:
     def busy(self) -> bool:
         return self.unsent > self.limit
 
-    def send_nowait(self, frame: bytes) -> bool:
+    def send_nowait(self, frame: bytes | list[bytes]) -> bool:
         if self.closed:
             raise StrawError(self.closed, self.domid)
         if self.busy:
             return False
-        self.other.queue.append(frame)
+        self.other.queue.append(frame if isinstance(frame, bytes) else b"".join(frame))
         asyncio.get_running_loop().call_soon(self.other.look)
         return True
 

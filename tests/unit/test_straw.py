@@ -152,6 +152,54 @@ def test_a_callback_that_fails_has_answered_what_it_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wishes", RINGS)
+def test_frames_in_pieces_and_as_views(tmp_path: Path, wishes: Terms | None) -> None:
+    async def test() -> None:
+        async with nodes(tmp_path / "h", wishes=wishes) as (_, one, other):
+            ours, theirs = await one.open(other)
+            got: list[bytes] = []
+            kinds: set[type] = set()
+
+            def callback(frames: list[bytes | memoryview]) -> None:
+                kinds.update(map(type, frames))
+                got.extend(map(bytes, frames))
+
+            theirs.on_frames(callback, views=True)
+            sent = []
+            for size in (0, 1, 100, 20_000, 300_000, 3 << 20, 5 << 20, 7):
+                pieces = [b"head", os.urandom(size), b"", b"tail"]
+                for frame in ([b"before"], pieces, [b"after"]):
+                    assert ours.send_nowait(frame)
+                    sent.append(b"".join(frame))
+                await settled(lambda: len(got) == len(sent))
+            assert got == sent and ours.frames_out == theirs.frames_in == len(sent) and not ours.unsent
+            assert kinds == {bytes, memoryview}, "those that the ring does not hold"
+            await ours.close()
+
+    run(test)
+
+
+def test_pieces_count_as_what_is_unsent(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with nodes(tmp_path / "h") as (_, one, other):
+            ours, theirs = await one.open(other)
+            theirs.pause()
+            ours.unsent_limit = 1 << 20
+            count = 0
+            while ours.send_nowait([b"x" * 50_000] * 2):
+                count += 1
+            assert ours.busy and count >= 10
+            assert not ours.send_nowait(b"no")
+            theirs.resume()
+            for _ in range(count):
+                assert await theirs.receive() == b"x" * 100_000
+            await ours.close()
+            with pytest.raises(PoreClosed):
+                ours.send_nowait([b"late"])
+
+    run(test)
+
+
+@pytest.mark.parametrize("wishes", RINGS)
 def test_a_long_frame_that_is_not_whole_at_the_end(tmp_path: Path, wishes: Terms | None) -> None:
     async def test() -> None:
         async with nodes(tmp_path / "h", wishes=wishes) as (_, one, other):

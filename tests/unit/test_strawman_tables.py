@@ -399,7 +399,13 @@ def test_arguments_of_the_short_calls() -> None:
     frame = encode(term, "none", "otp", False)
     arguments: tuple[Any, ...]
     assert decode(frame, 10, 10) == (Atom("a"), Atom("none"), {1: [b"x"]})
-    for arguments in ((), (term,), (term, "none", "otp", False, 1), (term, 5, "otp", False)):
+    for arguments in (
+        (),
+        (term,),
+        (term, "none", "otp", False, 1, 1),
+        (term, 5, "otp", False),
+        (term, 5, "otp", False, True),
+    ):
         with pytest.raises(TypeError):
             encode(*arguments)
     with pytest.raises(ValueError):
@@ -412,3 +418,29 @@ def test_arguments_of_the_short_calls() -> None:
             decode(*arguments)
     with pytest.raises(DecodeError):
         decode(frame, 1, 10)
+
+
+@pytest.mark.parametrize("dialect", ["otp", "ling"])
+def test_big_binaries_stand_beside_what_is_written(dialect: Any) -> None:
+    """New pids and references around them get their numbers in the right places."""
+    tables = made()
+    big, other = bytes(70_000), b"x" * 65536
+    terms: list[Any] = [
+        (P1, TAG, big, P2),
+        (P1, [(P3, TAG), big, {Atom("k"): (other, P3)} if dialect == "otp" else other], P2, b"small"),
+        big,
+        (P2, P1, b"y" * 65535),
+    ]
+    for term in terms:
+        pieces = tables.crossing.encode(term, "undefined", dialect, False, True)
+        whole = tables.crossing.encode(term, "undefined", dialect, False)
+        assert isinstance(pieces, list) == (term != terms[-1])
+        if isinstance(pieces, list):
+            assert any(piece is big for piece in pieces) and b"".join(pieces) == whole
+        else:
+            assert pieces == whole
+    assert set(tables.crossing.given.values()) == {P1, P2, P3}
+    with pytest.raises(EncodeError):
+        made(pids=1).crossing.encode((P1, big, P2), "undefined", dialect, False, True)
+    with pytest.raises(TypeError):
+        tables.crossing.encode(1, "undefined", dialect, False, True, 1)  # type: ignore[call-overload]
