@@ -79,17 +79,29 @@ class BackendListener:
 
 
 class Backend(Protocol):
-    """One domain on one platform. Methods raise PoreError by errno, BackendUnavailable when the host is down."""
+    """One domain on one platform. Methods raise PoreError by errno, BackendUnavailable when the host is down.
+
+    A peer is a domain id, a page 4096 bytes, a ref a grant reference, a port an event channel's local number, as with
+    Xen; docs/host-protocol.md says what the host service makes of them.
+    """
 
     @property
-    def domid(self) -> int: ...
+    def domid(self) -> int:
+        """Who we are."""
+        ...
 
     @property
-    def closed(self) -> bool: ...
+    def closed(self) -> bool:
+        """Whether `close` was called, or the host is down: nothing works any more."""
+        ...
 
-    def listen(self, listener: BackendListener) -> None: ...
+    def listen(self, listener: BackendListener) -> None:
+        """From now on it hears of news, on the loop."""
+        ...
 
-    def unlisten(self, listener: BackendListener) -> None: ...
+    def unlisten(self, listener: BackendListener) -> None:
+        """May be called twice."""
+        ...
 
     async def answers(self) -> bool:
         """Whether the platform lives; not told from memory: a sign of life that is younger than this call."""
@@ -99,23 +111,35 @@ class Backend(Protocol):
         """One strawman per domain: False when somebody has it."""
         ...
 
-    def drop_lock(self, name: str) -> None: ...
+    def drop_lock(self, name: str) -> None:
+        """May be called twice."""
+        ...
 
-    async def grant(self, peer: int, pages: int) -> Grant: ...
+    async def grant(self, peer: int, pages: int) -> Grant:
+        """New memory, zeroed, that the peer may map. PoreError EINVAL: ourselves, ENOENT: no such domain (where the
+        platform can tell), ENOSPC: more than the domain may have.
+        """
+        ...
 
     async def end_access(self, grant: Grant) -> bool:
         """False: the peer still has it mapped. Nobody can map it from now on. May be called again."""
         ...
 
-    async def map(self, peer: int, refs: Sequence[int]) -> Mapping: ...
+    async def map(self, peer: int, refs: Sequence[int]) -> Mapping:
+        """What the peer has granted to us. PoreError ENOENT: it has not (on Xen what the kernel says); ENOSPC."""
+        ...
 
     async def unmap(self, mapping: Mapping) -> None:
         """To be called when nothing of it is mapped in this process any more. May be called twice."""
         ...
 
-    async def alloc_channel(self, peer: int) -> Channel: ...
+    async def alloc_channel(self, peer: int) -> Channel:
+        """A new channel whose other end the peer may bind, by its `port`. PoreError as of `grant`."""
+        ...
 
-    async def bind_channel(self, peer: int, port: int) -> Channel: ...
+    async def bind_channel(self, peer: int, port: int) -> Channel:
+        """The other end of the peer's channel. PoreError ENOENT: it has none of that port for us, or it is bound."""
+        ...
 
     async def close_channel(self, channel: Channel) -> None:
         """May be called twice."""
@@ -125,11 +149,15 @@ class Backend(Protocol):
         """A new connection to the store, as this domain; the caller closes it."""
         ...
 
-    async def domains(self) -> list[int]: ...
+    async def domains(self) -> list[int]:
+        """All that there are, or that we may see; sorted."""
+        ...
 
     @property
     def held(self) -> dict[str, int]:
         """How many grants, mappings and channels are not given back: for tests and status."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Gives back all that is held; the domain ends, where it is ours to end. May be called twice."""
+        ...
