@@ -210,6 +210,11 @@ class Straw(ActivePore):
 
     async def send(self, frame: bytes) -> None:
         """Sends a frame, when the straw is not busy any more. PoreClosed with the reason of `closed`, PoreTooBig."""
+        size = len(frame) + 4
+        if size < self._credit and type(frame) is bytes:  # send_nowait, without its call
+            self._credit -= size
+            self._posted.append(frame)
+            return
         while not self.ended and not self.closed:
             if self.send_nowait(frame):
                 return
@@ -356,13 +361,26 @@ class Straw(ActivePore):
 
     async def _frames_come(self) -> None:
         """Who waits has said what it had to say. An answer may be here sooner than the loop comes round."""
-        self._write()
+        self._leave()
         while not self._inbox:
             if self.closed:
                 raise PoreClosed(self.closed)
-            if self._loop.time() < self._at_once and self._linger():
+            if self._loop.time() < self._at_once and self._look_once():
                 continue
             await self._wake()
+
+    def _look_once(self) -> bool:
+        """One look of who waits, as far as that has paid; whether something came. The loop looks for more."""
+        if self._paused or self._outbox.size or self.ended or self.pore.closed:
+            return False
+        try:
+            came = self._take(self.pore.linger_frames)
+        except (PoreClosed, PoreCorrupt) as error:
+            self._fail(error)
+            return False
+        if came:
+            self._read_on()
+        return came
 
     def __aiter__(self) -> Straw:
         return self
