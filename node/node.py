@@ -147,6 +147,7 @@ class Node:
 
     @property
     def running(self) -> bool:
+        """Whether it was started and is not closing."""
         return self._router is not None and self._closing is None
 
     @property

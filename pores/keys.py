@@ -85,9 +85,11 @@ class Layout:
     """Several per pair: the directories have one level more, the number of the pore."""
 
     def active_dir(self, acceptor: int, opener: int, tid: str = "") -> str:
+        """Where the one who is knocked upon keeps the pore of an opener."""
         return f"{domain_path(acceptor)}/{self.active_top}/{opener}" + (f"/{tid}" if self.many else "")
 
     def passive_dir(self, opener: int, acceptor: int, tid: str = "") -> str:
+        """Where the opener keeps it."""
         return f"{domain_path(opener)}/{self.passive_top}/{acceptor}" + (f"/{tid}" if self.many else "")
 
     def knocker(self, me: int, path: str) -> tuple[int, str] | None:
@@ -125,6 +127,7 @@ class Terms:
 
     @property
     def own_kind(self) -> bool:
+        """Whether the peer is one of ours; any other is taken for a LING."""
         return self.dialect == "otp"
 
     def narrow(self) -> Terms:

@@ -69,10 +69,12 @@ class GenServer:
 
     @property
     def pid(self) -> Pid:
+        """Our own pid."""
         return self.process.pid
 
     @property
     def node(self) -> Node:
+        """The Node that we run on."""
         return self.process.node
 
     def init(self, *args: Any, **kwargs: Any) -> Any:

@@ -192,6 +192,7 @@ class Strawman:
                 return
 
     def spawn(self, work: Any) -> asyncio.Task[Any]:
+        """A task of ours; it is cancelled when the strawman closes."""
         task: asyncio.Task[Any] = self.router.turn.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -296,6 +297,7 @@ class Strawman:
         return self.preferred(straws) if straws else None
 
     def preferred(self, straws: list[StrawProcess]) -> StrawProcess:
+        """Of two straws to one domain the one that the lower domain opened: both sides send on it."""
         return straws[0] if len(straws) == 1 else min(straws, key=self._opener)
 
     def gateway(self, domid: int, format: Format) -> Gateway:

@@ -58,6 +58,7 @@ class Domain:
     channels: dict[int, Channel] = field(default_factory=dict)
 
     def number(self, count: int = 1) -> int:
+        """The first of so many numbers (refs, ports, ids) that this domain never had. Refused(ENOSPC): none is left."""
         first = self.next_number
         if first + count > 0xFFFFFFFF:
             raise Refused(errno.ENOSPC)
@@ -249,6 +250,7 @@ class Hypervisor:
         return domain.number()
 
     def close_channel(self, domain: Domain, port: int) -> None:
+        """One end is closed; a peer that has not bound the other can't any more."""
         channel = domain.channels.pop(port, None)
         if channel is None:
             raise Refused(errno.ENOENT)

@@ -127,6 +127,7 @@ class RunDir:
 
     @property
     def log(self) -> Path:
+        """Where a host that was started by itself logs to."""
         return self.path / "host.log"
 
     def last_domid(self) -> int:
@@ -137,4 +138,5 @@ class RunDir:
             return 0
 
     def remember_domid(self, domid: int) -> None:
+        """For the next host: see `last_domid`."""
         (self.path / "last_domid").write_text(str(domid))

@@ -179,6 +179,7 @@ class Host:
         return domids is None or bool(domids)
 
     async def hello(self, connection: _Connection, wanted: int) -> Domain:
+        """Makes the connection a domain, the wanted one or the next (0). Refused: EBUSY, EPERM, EINVAL, ENOSPC."""
         uid = connection.uid
         domain = self._hypervisor.add(wanted, uid, self._allow.domids(uid))
         self.rundir.remember_domid(self._hypervisor.last_domid)
@@ -205,6 +206,7 @@ class Host:
             self.gone(domain)
 
     def gone(self, domain: Domain) -> None:
+        """The domain's connection has ended: all of it goes, its peers are told."""
         if self._connections.pop(domain.domid, None) is not None and not self._closing:
             log.info("domain %d is gone", domain.domid)
             self._hypervisor.remove(domain)

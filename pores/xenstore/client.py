@@ -195,6 +195,7 @@ class XenStore(_Nodes):
 
     @property
     def closed(self) -> bool:
+        """Whether `close` was called, or the store is lost."""
         return self._lost is not None
 
     async def close(self) -> None:
@@ -372,6 +373,7 @@ class XenStore(_Nodes):
         return await self.read_integer("domid")
 
     async def get_domain_path(self, domid: int) -> str:
+        """The domain's home, "/local/domain/<domid>", whether it is there or not."""
         reply = await self._request(Op.GET_DOMAIN_PATH, b"%d\0" % domid)
         return reply.rstrip(b"\0").decode("latin-1")
 

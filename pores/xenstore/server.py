@@ -229,6 +229,7 @@ class StoreServer:
 
     @property
     def connections(self) -> int:
+        """How many there are, of all domains."""
         return sum(map(len, self._connections.values()))
 
     def _admit(self, connection: _Connection) -> bool:

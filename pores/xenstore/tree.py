@@ -110,6 +110,7 @@ class Tree:
         self._tell()
 
     def is_introduced(self, domid: int) -> bool:
+        """Whether it is a domain of this store, as domain 0 always is."""
         return domid in self.domains
 
     def open(
@@ -190,6 +191,7 @@ class Session:
 
     @property
     def privileged(self) -> bool:
+        """Domain 0 may read and write everything."""
         return self.domid == 0
 
     def close(self) -> None:
@@ -234,12 +236,15 @@ class Session:
                 transaction.note_read(path, PERMS)
 
     def write(self, path: str, value: bytes, tid: int = 0) -> None:
+        """Makes the node, and those above it, when they are missing. EACCES; ENOSPC beyond a quota."""
         self._change("write", path, value, tid, WRITE)
 
     def mkdir(self, path: str, tid: int = 0) -> None:
+        """Makes an empty node, and those above it; nothing when it is there."""
         self._change("mkdir", path, b"", tid, WRITE)
 
     def remove(self, path: str, tid: int = 0) -> None:
+        """With all below it. ENOENT: it is not there, nor the one above it."""
         self._change("remove", path, b"", tid, WRITE)
 
     def set_perms(self, path: str, texts: list[str], tid: int = 0) -> None:
@@ -361,6 +366,7 @@ class Session:
     # ── transactions ──
 
     def start_transaction(self, tid: int = 0) -> int:
+        """Its tid. EBUSY: within another one; ENOSPC: the domain has too many."""
         if self._transaction(tid) is not None:
             raise XenstoreError("EBUSY", detail="transactions do not nest")
         if self.domid and self._domain.transactions >= self.tree.limits.transactions:

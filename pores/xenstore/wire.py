@@ -78,9 +78,11 @@ class Op(IntEnum):
 
 
 class Message(NamedTuple):
+    """A request, a reply or a watch event: struct xsd_sockmsg of Xen's io/xs_wire.h, and what follows it."""
+
     op: int
-    rid: int
-    tid: int
+    rid: int  # the request's own number, given back by its reply; 0: an event
+    tid: int  # of a transaction; 0: none
     payload: bytes
 
 
