@@ -216,7 +216,7 @@ def test_an_exit_reason_that_has_no_term(beam: Beam, node) -> None:
 @pytest.mark.parametrize("how", ["huge_text", "recursion", "surrogate"])
 def test_crash_reasons_are_bounded(beam: Beam, node, how: str) -> None:
     text = """
-        try gen_server:call({sync, Py}, How)
+        try gen_server:call({sync, Py}, How, 30000)
         catch exit:{{{python, What, Text}, Stack} = Reason, _} ->
             {What, is_binary(Text), byte_size(term_to_binary(Reason)) < 20000, length(Stack) < 100}
         end

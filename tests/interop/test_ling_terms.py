@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +14,12 @@ from lingkit.terms import LongPid, Pid, Port, Ref, from_json, to_json
 from node import Atom, BitString, ImproperList, Reference, etf
 from node.errors import DecodeError, EncodeError
 
-sys.setrecursionlimit(20_000)
+
+@pytest.fixture(autouse=True)
+def _deep() -> Iterator[None]:
+    with ext.deep_terms():
+        yield
+
 
 INTEGERS = [0, 255, 256, -1, (1 << 27) - 1, 1 << 27, -(1 << 27), -(1 << 27) - 1, (1 << 31) - 1, -(1 << 31), 1 << 31]
 INTEGERS += [1 << 32, -(1 << 63), 1 << 64, (1 << 2040) - 1, 1 << 2040, -(1 << 3000)]

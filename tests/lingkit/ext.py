@@ -6,18 +6,34 @@ LING's does, by the same limits; the writer dies (`Fatal`) where LING's VM does:
 
 from __future__ import annotations
 
+import contextlib
 import math
 import struct
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 from .terms import Atom, Bits, Export, Improper, LongPid, Pid, Port, Ref
 
-__all__ = ["MAX_DEPTH", "Fatal", "TooDeep", "Undecodable", "decode", "encode"]
+__all__ = ["MAX_DEPTH", "Fatal", "TooDeep", "Undecodable", "decode", "deep_terms", "encode"]
 
 MAX_DEPTH = 1000
 LOCAL = Atom("local")
 #: LING's small integers have 28 bits; beyond them it has bignums, which are never equal to a small one.
 SMALL_MIN, SMALL_MAX = -(1 << 27), (1 << 27) - 1
+
+
+@contextlib.contextmanager
+def deep_terms() -> Iterator[None]:
+    """Within, Python can go down as many levels as there may be; afterwards no further than before: other tests recurse
+    until they are stopped.
+    """
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(20 * MAX_DEPTH)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 class Undecodable(Exception):

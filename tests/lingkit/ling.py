@@ -19,6 +19,7 @@ from typing import Any, TextIO
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from lingkit import procs
+from lingkit.ext import deep_terms
 from lingkit.hyper import Hyper
 from lingkit.strawman import Strawman
 from lingkit.terms import Atom, from_json, to_json
@@ -184,10 +185,10 @@ def main() -> None:
     parser.add_argument("--lenient", action="store_true", help="what it can't read is noted, and it lives on")
     parser.add_argument("--record", type=argparse.FileType("w"), help="a file for what crosses straws and store")
     options = parser.parse_args()
-    sys.setrecursionlimit(20_000)
-    ling = Ling(options.rundir, options.domid, options.lenient, options.record)
-    ling.man.on_up = lambda: ling._say({"domid": ling.hyper.domid, "os_pid": os.getpid()})
-    ling.machine.run()
+    with deep_terms():
+        ling = Ling(options.rundir, options.domid, options.lenient, options.record)
+        ling.man.on_up = lambda: ling._say({"domid": ling.hyper.domid, "os_pid": os.getpid()})
+        ling.machine.run()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -28,6 +27,7 @@ from pores.keys import Terms
 from pores.straw import Straw
 
 from .driver import LIMIT, LingProcess
+from .ext import deep_terms
 
 __all__ = ["PythonNode", "RawDomain", "Stage", "stage"]
 
@@ -205,8 +205,5 @@ class Stage:
 
 @contextlib.contextmanager
 def stage(cli: CommandLine) -> Iterator[Stage]:
-    with contextlib.ExitStack() as stack:
+    with deep_terms(), contextlib.ExitStack() as stack:
         yield Stage(cli, stack)
-
-
-sys.setrecursionlimit(max(sys.getrecursionlimit(), 20_000))
