@@ -25,7 +25,7 @@ MODULES = sorted(path.stem for path in (ERL / "test").glob("*_tests.erl") if pat
 #: Those in which pore_nif.so is at work.
 PORES = [
     "pore_tests", "pore_straw_tests", "pore_xs_device_tests", "straw_backend_tests", "xenstore_tests", "straw_tests",
-    "strawman_tests", "pore_reload_tests",
+    "strawman_tests", "pore_reload_tests", "tube_tests",
 ]  # fmt: skip
 
 
