@@ -7,7 +7,7 @@ import threading
 
 import pytest
 from beamkit.beam import Beam, unique
-from waiting import LONG
+from waiting import LONG, until
 
 from node import (
     Atom,
@@ -209,13 +209,10 @@ def test_send_to_a_node_that_is_not_there_is_reported(subject) -> None:
     """send() can't wait: what is lost is counted."""
 
     async def test(node) -> None:
-        down = asyncio.Event()
-        stop = node.on_nodes(lambda up, name, reason: None if up else down.set())
         for n in range(3):
             node.send(("x", "nobody_at_all@127.0.0.1"), n)
-        while node.undelivered < 3:
-            await asyncio.sleep(0.01)
-        stop()
+        await until(lambda: node.undelivered >= 3)
+        assert node.undelivered == 3
 
     subject.do(test)
 
