@@ -16,7 +16,7 @@ STAMPS := $(VENV)/stamps
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # What the extensions are built from, as in setup.py.
-SOURCES := $(wildcard csrc/etf/*.[ch] csrc/pore/*.[ch] csrc/include/*.h csrc/ffi/*.py)
+SOURCES := $(wildcard csrc/etf/*.[ch] csrc/pore/*.[ch] csrc/include/*.h csrc/ffi/*.[cp]*)
 
 .PHONY: help run test test-xen lint format bench java build erl clean distclean
 .DELETE_ON_ERROR:
