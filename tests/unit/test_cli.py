@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,9 @@ from node.cli.main import main
 from node.cli.naming import checked, client_name, default_name, long_name, short_name, unreachable
 from node.cli.options import make_node, seconds, term
 
-COMMANDS = ["run", "ping", "call", "send", "rpc", "names", "epmd", "demo"]
+PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+#: As the page lists them, each as its words: ["run"], ["straw", "open"], …
+COMMANDS = [row.split() for row in re.findall(r"^\| `([a-z ]+?)(?: [A-Z[].*?)?` \|", PAGE, re.MULTILINE)]
 
 
 def failed(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -32,19 +35,34 @@ def failed(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, st
 # -- arguments
 
 
-@pytest.mark.parametrize("argv", [["--help"], *([command, "--help"] for command in COMMANDS)])
-def test_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def help_of(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as ended:
-        main(argv)
+        main([*command, "--help"])
     assert ended.value.code == 0
-    assert "usage: strawbridge" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "usage: strawbridge" in text
+    return text
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "demo"])
-def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main([command, "--help"])
-    assert f"examples:\n  strawbridge {command}" in capsys.readouterr().out
+def test_the_page_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ([], ["straw"]):
+        listed = re.findall(r"^    ([a-z]+) ", help_of(command, capsys), re.MULTILINE)
+        assert listed == list(
+            dict.fromkeys(words[len(command)] for words in COMMANDS if words[: len(command)] == command)
+        )
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_has_examples(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(command, capsys)
+    assert command == ["demo"] or f"examples:\n  strawbridge {' '.join(command)}" in text
+
+
+def test_the_options_in_the_page_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    helps = "".join(help_of(command, capsys) for command in COMMANDS)
+    options = set(re.findall(r"(?<=[`\s])--[a-z][a-z-]*", PAGE))
+    assert len(options) > 15
+    assert options <= set(re.findall(r"--[a-z][a-z-]*", helps))
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ def test_lines_of_one_kind_are_bounded(caplog: pytest.LogCaptureFixture) -> None
 
 def test_one_family_of_loggers_and_the_docs_name_them_all() -> None:
     names = set()
-    for file in (ROOT / "node").rglob("*.py"):
+    for file in [*(ROOT / "node").rglob("*.py"), *(ROOT / "pores").rglob("*.py")]:
         for call in re.findall(r"getLogger\(([^)]*)\)", file.read_text()):
             assert re.fullmatch(r'"strawbridge\.[a-z_]+"', call), f"{file}: {call}"
             names.add(call.strip('"'))
