@@ -151,7 +151,7 @@ struct kept {
 };
 
 static const size_t sizes[6] = {
-    LAYOUT, sizeof(struct pore), sizeof(struct nif_pore), sizeof(struct memory), sizeof(struct channel_end), sizeof(struct kept),
+    PORE_NIF_LAYOUT, sizeof(struct pore), sizeof(struct nif_pore), sizeof(struct memory), sizeof(struct channel_end), sizeof(struct kept),
 };
 
 static struct kept *kept; /* never freed: pores may outlive the module's code */

@@ -19,10 +19,13 @@ enum {
     PORES_MAX = 4096,       /* in one emulator; a slot takes about 800 bytes */
     XS_RING = 1024,         /* a stream to the store looks like XenStore's ring: so many bytes each way */
     FRAMES_MAX = 1024,      /* frames or pieces in one call */
-    BYTES_PER_PERCENT = 32768, /* copied in a hundredth of a timeslice (1 ms), by a slow machine */
-    /* Resources live on when the library is loaded anew: more by one whenever a structure of theirs means something else. */
-    LAYOUT = 1
+    BYTES_PER_PERCENT = 32768 /* copied in a hundredth of a timeslice (1 ms), by a slow machine */
 };
+
+/* Resources live on when the library is loaded anew: more by one whenever a structure of theirs means something else. */
+#ifndef PORE_NIF_LAYOUT
+#define PORE_NIF_LAYOUT 1
+#endif
 
 /* Of all resource types: those that the library before has made are ours. */
 #define RT_FLAGS ((ErlNifResourceFlags)(ERL_NIF_RT_CREATE | ERL_NIF_RT_TAKEOVER))
