@@ -407,7 +407,7 @@ class Membrane:
             try:
                 await on.delete(path)
             except XenstoreError as error:
-                if error.name not in _MISSING:
+                if error.name not in _MISSING and error.name not in arguments:
                     raise
 
     async def _watch(self, key: Key | None, path: str) -> None:

@@ -436,7 +436,7 @@ class Machine:
             peer = domid_of(path.rsplit("/", 1)[1])
             if path.startswith(self.active_top + "/"):
                 if ours is not None or theirs != b"2" or self.kind.layout.many:
-                    steps.append(("delete", path))
+                    steps.append(("delete", path, "EACCES"))  # a stranger may have forbidden it to us
             elif theirs == b"3" and peer is not None and not self.kind.layout.many:
                 waiting.append(peer)
             else:

@@ -39,6 +39,7 @@ class Key(NamedTuple):
 
 
 #: (verb, path, arguments…): read, list, get_perms, mkdir, write, delete, set_perms, watch, unwatch; ("atomic", steps).
+#: ("delete", path, "EACCES") does nothing when that is the answer.
 Step = tuple[Any, ...]
 
 

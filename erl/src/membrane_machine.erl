@@ -7,9 +7,10 @@
 %%     {store, Key | none, Id, Tag, Steps}          one result by store_result/4: {Values of the steps done, Errno | ''}
 %%     {pore, Key, Id, Verb, Terms, Offer}          one by pore_result/4: ok | {ok, Offer} | busy | {error, Word}
 %%
-%% Steps: {read | list | get_perms | mkdir | delete | watch | unwatch, Path}, {write, Path, Value}, {set_perms, Path, Perms}
-%% and {atomic, Steps}: one transaction, done again when it gives eagain, in which {unless, Path, Value} ends the steps
-%% when the value is that. What is not there reads as undefined; any other refusal ends the work.
+%% Steps: {read | list | get_perms | mkdir | delete | watch | unwatch, Path}, {write, Path, Value}, {set_perms, Path, Perms},
+%% {delete, Path, eacces}, which does nothing when that is the answer, and {atomic, Steps}: one transaction, done again when it
+%% gives eagain, in which {unless, Path, Value} ends the steps when the value is that. What is not there reads as undefined; any
+%% other refusal ends the work.
 -module(membrane_machine).
 
 -export([new/2, take/1, get_timer/1, timer/2, counts/1, pores/1, terms/2, state/1]).
@@ -591,9 +592,10 @@ judge([{read, Path}, _ | Steps], Values, #m{active_top = Active, layout = #layou
     Peer = membrane_keys:domid_of(filename:basename(Dir)),
     {Delete, Waiting} = judge(Steps, Rest, M),
     case lists:prefix(Active ++ "/", Path) of
-        _ when Many -> {[{delete, Dir} | Delete], Waiting};
-        true when Ours =:= undefined, Theirs =:= "2" -> {Delete, Waiting};
-        true -> {[{delete, Dir} | Delete], Waiting};
+        true when Ours =:= undefined, Theirs =:= "2", not Many -> {Delete, Waiting};
+        % a stranger may have forbidden it to us
+        true -> {[{delete, Dir, eacces} | Delete], Waiting};
+        false when Many -> {[{delete, Dir} | Delete], Waiting};
         false when Theirs =:= "3", Peer =/= undefined -> {Delete, [Peer | Waiting]};
         false -> {[{delete, Dir} | Delete], Waiting}
     end;

@@ -57,8 +57,10 @@ step({mkdir, Path}, _) ->
     done(catch_exit(fun() -> xenstore:mkdir(Path) end), []);
 step({write, Path, Value}, _) ->
     done(catch_exit(fun() -> xenstore:write(Path, Value) end), []);
-step({delete, Path}, _) ->
-    done(catch_exit(fun() -> xenstore:delete(Path) end), [enoent]);
+step({delete, Path}, Watcher) ->
+    step({delete, Path, enoent}, Watcher);
+step({delete, Path, Harmless}, _) ->
+    done(catch_exit(fun() -> xenstore:delete(Path) end), [enoent, Harmless]);
 step({set_perms, Path, Perms}, _) ->
     done(catch_exit(fun() -> xenstore:set_perms(Path, Perms) end), []).
 

@@ -86,6 +86,7 @@ limits(Limits) ->
 work({store, Key, _, Tag, Steps}) -> {store, Key, Tag, lists:map(fun step/1, Steps)};
 work({pore, Key, _, Verb, Terms, Offer}) -> {pore, Key, Verb, plain(Terms), Offer}.
 
+step({delete, Path, eacces}) -> {delete, bin(Path), <<"EACCES">>};
 step({atomic, Steps}) -> {atomic, lists:map(fun step/1, Steps)};
 step({set_perms, Path, Perms}) -> {set_perms, bin(Path), lists:map(fun bin/1, Perms)};
 step(Step) -> list_to_tuple([element(1, Step) | lists:map(fun bin/1, tl(tuple_to_list(Step)))]).

@@ -269,7 +269,7 @@ class Domain:
             try:
                 self.session.remove(path, tid)
             except XenstoreError as error:
-                if error.name != "ENOENT":
+                if error.name != "ENOENT" and error.name not in rest:
                     raise
 
     def _check(self, key: Key | None, step: tuple[Any, ...]) -> None:

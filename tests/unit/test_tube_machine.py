@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # membranekit; there is no _
 
 from membranekit.world import Domain, World
 
-from pores.kinds import TUBE_KIND
+from pores.kinds import STRAW_KIND, TUBE_KIND, Kind
 from pores.membrane_table import ACTIVE, PASSIVE
 from pores.work import Closed, Key, Limits, Opened, Refused, Reported, Stopped
 
@@ -201,3 +201,26 @@ def test_forged_knocks_get_nothing(name: str, nock: str) -> None:
         with pytest.raises(Exception, match=r"EACCES|ENOENT"):
             session.remove(f"/local/domain/2/data/tip/{path}")
     stopped(world, one, other)
+
+
+@pytest.mark.parametrize("kind", [STRAW_KIND, TUBE_KIND])
+def test_a_stranger_that_forbids_its_directory_does_not_keep_us_from_starting(kind: Kind) -> None:
+    world = World()
+    one, other = world.add(1, kind=kind), world.add(2, kind=kind)
+    one.start()
+    other.start()
+    world.settle()
+    world.tree.introduce(3)
+    session = world.tree.open(3)
+    squat = f"/local/domain/2/{kind.layout.active_top}/3"
+    session.write(f"{squat}/1/state", b"4")
+    session.write(f"{squat}/state", b"4")
+    session.set_perms(squat, ["n3"])
+    other.session.close()
+    again = world.add(2, kind=kind)
+    again.start()
+    world.settle(10)
+    tid = "1" if kind.layout.many else ""
+    opened(world, one, 2, tid)
+    assert again.connected(1) == [Key(ACTIVE, 1, tid)]
+    stopped(world, one, again)
