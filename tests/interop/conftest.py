@@ -7,6 +7,7 @@ erl/ref_node.erl in place of the Python node: what they expect is then shown to 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,13 @@ import pytest
 from beamkit.beam import Beam, unique
 from beamkit.pyproc import PythonProcess
 from beamkit.runtimes import ERL_SOURCES, RELEASES, Runtime, clean_env, compile_modules, find_runtime, need
+from beamkit.strawbeam import PythonDomain
 from beamkit.strawpeer import build_app
 from beamkit.subject import BeamSubject, PythonSubject
 from membranekit.processes import HostProcess, end_hosts
+from waiting import LONG
+
+from node import Node
 
 COOKIE = "interop-cookie"
 ORACLE = os.environ.get("INTEROP_ORACLE") or None
@@ -255,3 +260,19 @@ def domain(start_beam: StartBeam, app: Path, rundir: str) -> StartBeam:
         return beam
 
     return start
+
+
+@pytest.fixture
+def python(rundir: str, host: HostProcess) -> Callable[..., None]:
+    """python(test, peer=6): test(domain) with a Python domain, number 5."""
+
+    def run(test: Callable[[PythonDomain], Awaitable[None]], peer: int = 6) -> None:
+        async def main() -> None:
+            node = Node(unique("far"), "none of theirs", listen=None, pores=rundir, domid=5)
+            domain = PythonDomain(node, peer)
+            async with asyncio.timeout(LONG), node:
+                await test(domain)
+
+        asyncio.run(main())
+
+    return run

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from beamkit.beam import Beam, unique
-from beamkit.strawbeam import BIG, OTPS, counted, envelope, next_of
+from beamkit.beam import Beam
+from beamkit.strawbeam import BIG, OTPS, PythonDomain, counted, envelope, next_of
 from membranekit.local import raw_domain
 from membranekit.processes import HostProcess
+from samples import erlang, listing
 from waiting import LONG, run, until
 
-from node import Atom, GenServer, Node, Process, StrawError
+from node import Atom, StrawError
 from pores.keys import Terms
 from pores.straw import Straw
 
@@ -25,63 +24,14 @@ ROOT = Path(__file__).parents[2]
 INBOX, JSON, DOUBLE = Atom("inbox"), Atom("json"), Atom("double")
 
 
-class Server(GenServer):
-    """strawman_probe's in Python."""
-
-    async def handle_call(self, request: Any, caller: Any) -> Any:
-        match request:
-            case (Atom("double"), int(number)):
-                return 2 * number
-            case Atom("pid"):
-                return self.pid
-            case (Atom("ask"), to, question):
-                return await self.process.call(to, question)
-
-
-class Python:
-    """A Python node that is domain 5, in no cluster, with what has come to its `inbox`."""
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self._got: asyncio.Queue[Any] = asyncio.Queue()
-        node.register("inbox", self._inbox, straw=True)
-        node.register("double", Server, straw=True)
-
-    async def _inbox(self, me: Process) -> None:
-        while True:
-            self._got.put_nowait(await me.receive())
-
-    async def next(self) -> Any:
-        return await self._got.get()
-
-    async def send(self, message: Any, to: Any = "inbox", domid: int = 6) -> None:
-        await self.node.strawman.send(domid, to, message)
-
-
-Test = Callable[..., Any]
-
-
-@pytest.fixture
-def python(rundir: str, host: HostProcess) -> Callable[[Test], None]:
-    """python(test): test(python) with a Python domain."""
-
-    def run(test: Test) -> None:
-        async def main() -> None:
-            node = Node(unique("far"), "none of theirs", listen=None, pores=rundir, domid=5)
-            python = Python(node)
-            async with asyncio.timeout(LONG), node:
-                await test(python)
-
-        asyncio.run(main())
-
-    return run
+Test = Callable[[PythonDomain], Awaitable[None]]
 
 
 @OTPS
 def test_both_formats_both_ways(domain: Callable[..., Beam], python: Callable[[Test], None], otp: str) -> None:
     """Opened by either side, on first use and by name; messages beyond the ring; closed from either end."""
 
-    async def test(far: Python) -> None:
+    async def test(far: PythonDomain) -> None:
         beam = domain(otp, 6)
         node = far.node
         # The first envelope opens, the answer comes back on the same straw.
@@ -155,7 +105,7 @@ def test_both_formats_both_ways(domain: Callable[..., Beam], python: Callable[[T
 def test_calls_both_ways(domain: Callable[..., Beam], python: Callable[[Test], None], otp: str) -> None:
     """gen_server:call over the straw, by name and by pid, from either side; no table grows."""
 
-    async def test(far: Python) -> None:
+    async def test(far: PythonDomain) -> None:
         beam = domain(otp, 6)
         calls = """
             {ok, P} = strawman:proxy(5, double), {ok, P} = gen_server:call(strawman, {proxy, 5, double}),
@@ -191,7 +141,7 @@ def test_calls_both_ways(domain: Callable[..., Beam], python: Callable[[Test], N
 def test_both_at_once(domain: Callable[..., Beam], python: Callable[[Test], None], otp: str) -> None:
     """First envelopes from both sides at the same time: each arrives once, in order, and one straw stays."""
 
-    async def test(far: Python) -> None:
+    async def test(far: PythonDomain) -> None:
         beam = domain(otp, 6)
         for n in range(15):
             both = asyncio.create_task(
@@ -255,8 +205,8 @@ def test_a_peer_that_speaks_lings_dialect(
 def test_the_sessions_in_the_readme(domain: Callable[..., Beam], host: HostProcess) -> None:
     """What erl/README.md shows is what happens."""
     one, other = domain("otp28", 6), domain("otp25", 5)
-    blocks = re.findall(r"```erlang\n(.*?)```", (ROOT / "erl" / "README.md").read_text(), re.DOTALL)
-    _, sending, exporting, frames = ("\n".join(line.partition("%")[0] for line in text.splitlines()) for text in blocks)
+    page, beginnings = "erl/README.md", ("ok = strawman:send", "ok = strawman:export", "{ok, Straw} = straw:open")
+    sending, exporting, frames = (erlang(listing(page, "erlang", beginning)) for beginning in beginnings)
     buddy = """
         Counter = whereis(double),
         spawn(fun() ->
@@ -270,18 +220,16 @@ def test_the_sessions_in_the_readme(domain: Callable[..., Beam], host: HostProce
         """
     other.eval(buddy)
     one.eval("{welcome, thanks, double}")
-    assert one.eval(sending.strip().removesuffix(".")).startswith("#Ref<")
+    assert one.eval(sending).startswith("#Ref<")
     assert {other.eval("strawman_probe:next()") for _ in range(3)} == {"got_hello", "got_thanks"}
     one.eval("register(shop, spawn(fun() -> receive stop -> ok end end)), ok")
-    assert one.eval(exporting.strip().removesuffix(".")) == "ok"
+    assert one.eval(exporting) == "ok"
     assert one.eval("lists:sort(strawman:exports())") == "[desk,door,double,front,inbox]"
     assert one.eval("strawman:close(5)") == "ok"
     # Frames: the other side's strawman takes them for envelopes, and says nothing.
     ending = "exit(whereis(membrane), kill)"
-    reading = frames.strip().removesuffix(".")
-    told = one.submit(
-        reading.replace("straw:active", "inbox ! opened, ok = straw:active", 1).replace("ok = inbox", "inbox")
-    )
+    reading = frames.replace("ok = straw:active", "inbox ! opened, ok = straw:active", 1)
+    told = one.submit(reading)
     assert one.eval("strawman_probe:next()") == "opened"
     other.eval(ending)
     assert told.result(LONG) == b"peer_gone"

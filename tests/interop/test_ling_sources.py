@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from beamkit.beam import Beam, BeamError, unique
+from beamkit.beam import Beam, BeamError
 from beamkit.runtimes import RELEASES, need
+from beamkit.strawbeam import PythonDomain
 from beamkit.strawpeer import ROOT
 from membranekit.processes import HostProcess
 
-from node import Atom, Node, Process, StrawError
+from node import Atom, StrawError
 
 pytestmark = pytest.mark.usefixtures("python_only")
 
@@ -125,44 +126,6 @@ def test_one_dies(ling: Callable[..., Beam], otp: str, dies: str) -> None:
 # ---- with the Python strawman ----
 
 
-class Python:
-    """A Python node that is domain 5, in no cluster, with what has come to its `inbox`."""
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self._got: asyncio.Queue[Any] = asyncio.Queue()
-        node.register("inbox", self._inbox, straw=True)
-
-    async def _inbox(self, me: Process) -> None:
-        while True:
-            self._got.put_nowait(await me.receive())
-
-    async def next(self) -> Any:
-        return await self._got.get()
-
-    async def send(self, message: Any) -> None:
-        await self.node.strawman.send(LING, "inbox", message)
-
-    async def strawman(self, request: Any) -> Any:
-        return await self.node.call("strawman", request, timeout=30)
-
-
-@pytest.fixture
-def python(rundir: str, host: HostProcess) -> Callable[[Callable[[Python], Any]], None]:
-    """python(test): test(python) with a Python domain."""
-
-    def run(test: Callable[[Python], Any]) -> None:
-        async def main() -> None:
-            node = Node(unique("far"), "none of theirs", listen=None, pores=rundir, domid=PYTHON)
-            there = Python(node)
-            async with asyncio.timeout(50), node:
-                await test(there)
-
-        asyncio.run(main())
-
-    return run
-
-
 async def ask(beam: Beam, text: str) -> str:
     """Not on the loop: the Python domain runs there."""
     return await asyncio.to_thread(beam.eval, text)
@@ -178,7 +141,7 @@ def test_with_python(ling: Callable[..., Beam], python: Any, otp: str, opener: s
     beam = ling(otp)
     big = random.Random(1).randbytes(BIG)
 
-    async def test(there: Python) -> None:
+    async def test(there: PythonDomain) -> None:
         if opener == "ling":
             await ask(beam, f"ling_probe:send({PYTHON}, {{hello, [1, 2.5]}})")
             assert await there.next() == (Atom("hello"), [1, 2.5])
@@ -192,7 +155,7 @@ def test_with_python(ling: Callable[..., Beam], python: Any, otp: str, opener: s
         for n in range(10):
             assert await there.next() == (n, big)
 
-    python(test)
+    python(test, LING)
 
 
 @OTPS
@@ -200,7 +163,7 @@ def test_with_python_as_json(ling: Callable[..., Beam], python: Any, otp: str) -
     """LING itself never asks for json: Python opens."""
     beam = ling(otp)
 
-    async def test(there: Python) -> None:
+    async def test(there: PythonDomain) -> None:
         assert await there.strawman((Atom("open"), LING, JSON)) is Atom("ok")
         await there.send({"k": [1, None, "text"]})
         assert await ask(beam, "ling_probe:next()") == '{json,[{<<"k">>,[1,null,<<"text">>]}]}'
@@ -208,7 +171,7 @@ def test_with_python_as_json(ling: Callable[..., Beam], python: Any, otp: str) -
         await ask(beam, f'ling_probe:send({PYTHON}, [<<"back">>])')
         assert await there.next() == (JSON, [b"back"])
 
-    python(test)
+    python(test, LING)
 
 
 @OTPS
@@ -217,7 +180,7 @@ def test_python_closes(ling: Callable[..., Beam], python: Any, otp: str, opener:
     """In the order that lets a LING live; then the straw can be opened anew."""
     beam = ling(otp)
 
-    async def test(there: Python) -> None:
+    async def test(there: PythonDomain) -> None:
         for message in ("one", "two", "three"):
             if opener == "ling":
                 await ask(beam, f"ling_probe:send({PYTHON}, {message})")
@@ -229,7 +192,7 @@ def test_python_closes(ling: Callable[..., Beam], python: Any, otp: str, opener:
             assert await there.strawman((Atom("close"), LING)) is Atom("ok")
             await asyncio.to_thread(quiet, beam)
 
-    python(test)
+    python(test, LING)
 
 
 @OTPS
@@ -237,7 +200,7 @@ def test_python_closes(ling: Callable[..., Beam], python: Any, otp: str, opener:
 def test_ling_ends(ling: Callable[..., Beam], python: Any, otp: str, opener: str) -> None:
     beam = ling(otp)
 
-    async def test(there: Python) -> None:
+    async def test(there: PythonDomain) -> None:
         if opener == "ling":
             await ask(beam, f"ling_probe:send({PYTHON}, hello)")
             assert await there.next() == Atom("hello")
@@ -250,7 +213,7 @@ def test_ling_ends(ling: Callable[..., Beam], python: Any, otp: str, opener: str
         with pytest.raises(StrawError):
             await there.send(Atom("nobody"))
 
-    python(test)
+    python(test, LING)
 
 
 # ---- with erl/'s own strawman ----

@@ -1,22 +1,59 @@
-"""What tests of strawman on BEAMs share. The BEAMs have strawman_probe.erl; a fixture of conftest.py, `domain`, starts
-them.
+"""What tests of strawman on BEAMs share. The BEAMs have strawman_probe.erl; the fixtures `domain` and `python` of
+conftest.py make domains on a BEAM and in Python.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from node import Atom, etf
+from node import Atom, GenServer, Node, Process, etf
 
 from .beam import Beam
 
-__all__ = ["BIG", "ENVELOPE", "OTPS", "counted", "envelope", "next_of"]
+__all__ = ["BIG", "ENVELOPE", "OTPS", "PythonDomain", "counted", "envelope", "next_of"]
 
 OTPS = pytest.mark.parametrize("otp", ["otp25", "otp28"])
 ENVELOPE = Atom("envelope")
 BIG = 1 << 20
+
+
+class Server(GenServer):
+    """strawman_probe's in Python."""
+
+    async def handle_call(self, request: Any, caller: Any) -> Any:
+        match request:
+            case (Atom("double"), int(number)):
+                return 2 * number
+            case Atom("pid"):
+                return self.pid
+            case (Atom("ask"), to, question):
+                return await self.process.call(to, question)
+
+
+class PythonDomain:
+    """A Python node with straws, in no cluster, and what has come to its `inbox`. It talks to the domain `peer`."""
+
+    def __init__(self, node: Node, peer: int) -> None:
+        self.node, self.peer = node, peer
+        self._got: asyncio.Queue[Any] = asyncio.Queue()
+        node.register("inbox", self._inbox, straw=True)
+        node.register("double", Server, straw=True)
+
+    async def _inbox(self, me: Process) -> None:
+        while True:
+            self._got.put_nowait(await me.receive())
+
+    async def next(self) -> Any:
+        return await self._got.get()
+
+    async def send(self, message: Any, to: Any = "inbox") -> None:
+        await self.node.strawman.send(self.peer, to, message)
+
+    async def strawman(self, request: Any) -> Any:
+        return await self.node.call("strawman", request, timeout=30)
 
 
 async def next_of(beam: Beam, name: str = "inbox") -> Any:
