@@ -1,6 +1,6 @@
 """A BEAM talks to a BEAM and to our node, over TCP distribution on loopback and over a straw: the same rows, one run.
 
-    python benchmarks/straws.py [--quick] [--rounds 3] [--pin free,apart,same] [--client otp28]
+    python benchmarks/straws.py [--quick] [--rounds N] [--pin free,apart,same] [--client otp28] [--realtime]
 
 Over a straw the client calls a process that stands for the other domain's name ({proxy, DomId, Name}), so its program
 is the same. Without the 1 MB casts: nobody holds them back, and what a straw can't take is dropped by rule.
@@ -47,8 +47,8 @@ def beam(place: Bench, label: str, erlang: str, module: str, domid: int, cpus: l
 
 
 @contextlib.contextmanager
-def everybody(place: Bench, erlang: str, pin: str) -> Iterator[tuple[Proc, list[Way]]]:
-    """A host service, the client, and all ways from it."""
+def everybody(place: Bench, erlang: str, pin: str, realtime: bool) -> Iterator[tuple[Proc, list[Way]]]:
+    """A host service, the client, and all ways from it. realtime: all that is measured comes before other work."""
     mine, theirs = PINS[pin]
     with contextlib.ExitStack() as stop:
 
@@ -65,6 +65,8 @@ def everybody(place: Bench, erlang: str, pin: str) -> Iterator[tuple[Proc, list[
         python = start(place.start(argv, "is up", "py", theirs))
         for prefix, domid in (("beam", BEAM), ("py", PYTHON)):
             client.ask(f"{{apply, bench_straw, join, [{prefix}, {domid}, [echo, calc, sink]]}}.")
+        for proc in (client, peer, python) if realtime else ():
+            subprocess.run(["chrt", "-a", "-f", "-p", "10", str(proc.process.pid)], check=True)
         here = place.name("client")
         yield (
             client,
@@ -77,8 +79,8 @@ def everybody(place: Bench, erlang: str, pin: str) -> Iterator[tuple[Proc, list[
         )
 
 
-def measure(results: Results, pin: str, erlang: str, rounds: int, scale: float) -> None:
-    with bench() as place, everybody(place, erlang, pin) as (client, ways):
+def measure(results: Results, pin: str, erlang: str, rounds: int, scale: float, realtime: bool) -> None:
+    with bench() as place, everybody(place, erlang, pin, realtime) as (client, ways):
         for number in range(rounds):
             print(f"{pin}, round {number + 1} of {rounds}", file=sys.stderr, flush=True)
             for way in ways:
@@ -101,10 +103,11 @@ def measure(results: Results, pin: str, erlang: str, rounds: int, scale: float) 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a fifth of the messages, one round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="a fifth of the messages, one round unless told")
+    parser.add_argument("--rounds", type=int, help="how often each is measured (medians; 3)")
     parser.add_argument("--pin", default="free,apart,same")
     parser.add_argument("--client", default="otp28", help="the release of both BEAMs")
+    parser.add_argument("--realtime", action="store_true", help="measure as on an idle machine (root; chrt)")
     given = parser.parse_args()
     built = subprocess.run(["make", "-s", "-C", str(ROOT / "erl")], stdout=sys.stderr)
     results: Results = {}
@@ -113,7 +116,8 @@ def main() -> int:
         if built.returncode != 0:
             raise Missing("erl/ does not build")
         for pin in given.pin.split(","):
-            measure(results, pin, given.client, 1 if given.quick else given.rounds, 0.2 if given.quick else 1.0)
+            rounds = given.rounds or (1 if given.quick else 3)
+            measure(results, pin, given.client, rounds, 0.2 if given.quick else 1.0, given.realtime)
     except Missing as error:
         print(f"Straws were not measured: {error}")
         return 1

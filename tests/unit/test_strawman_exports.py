@@ -28,6 +28,10 @@ def test_exports() -> None:
     assert found is not None and found.to is BUDDY and found.domains is None and not found.sender
     other = exports.find(Atom("other"))
     assert other is not None and other.to == (Atom("real"), NODE) and other.domains == {1, 2} and other.sender
+    exports.add("some", domains=[])
+    exports.add("telling", sender=True)
+    plain = {name: exports.find(Atom(name)) for name in ("buddy", "other", "pid", "some", "telling")}
+    assert [name for name, export in plain.items() if export is not None and export.is_plain] == ["buddy"]
     assert exports.find(PID) is None
     assert exports.find((BUDDY, NODE)) is None, "a pair is exported as a pair only"
     exports.add((BUDDY, "a@b"))
