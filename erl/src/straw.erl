@@ -73,7 +73,7 @@
     frames :: straw_frames:frames(),
     %% cut already, beyond what the owner has asked for
     inbox = [] :: [binary()],
-    outbox = straw_outbox:new() :: straw_outbox:outbox(),
+    outbox :: straw_outbox:outbox(),
     %% small frames that leave with the next write, latest first; only while nothing is in the outbox
     batch = [] :: [binary()],
     batch_count = 0 :: non_neg_integer(),
@@ -161,7 +161,7 @@ word(_) -> closed.
     membrane := pid(), key := membrane_machine:key(), terms := #terms{}, memory := term(), channel := term()
 }) -> {ok, straw()} | {error, term()}.
 start(Options) ->
-    proc_lib:start(?MODULE, init, [Options], infinity, [{min_heap_size, ?HEAP}, {message_queue_data, off_heap}]).
+    proc_lib:start(?MODULE, init, [Options], infinity, [{min_heap_size, ?HEAP}]).
 
 %% Whose it is: a process (`owner`, Pid), or a module of callbacks with its argument.
 -spec take(straw(), owner | module(), pid() | term()) -> ok | {error, atom()}.
@@ -189,7 +189,8 @@ init(#{membrane := Membrane, key := {Role, _} = Key, terms := Terms, memory := M
                 key = Key,
                 pore = Pore,
                 terms = Terms,
-                frames = straw_frames:new(?MAX_FRAME)
+                frames = straw_frames:new(?MAX_FRAME),
+                outbox = straw_outbox:new(out_size(Pore))
             },
             proc_lib:init_ack({ok, self()}),
             loop(S);
@@ -592,6 +593,10 @@ in_size(Pore) ->
         #{in_size := Size} -> Size;
         {error, _} -> 0
     end.
+
+out_size(Pore) ->
+    #{out_size := Size} = pore:info(Pore),
+    Size.
 
 %% At most one ring: a peer that goes on writing can't keep us.
 drain(_Pore, Left) when Left =< 0 ->

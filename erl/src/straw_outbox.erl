@@ -3,7 +3,7 @@
 %% Small ones are gathered, so that many leave in one write; what is large is not copied.
 -module(straw_outbox).
 
--export([new/0, put/2, next/1, back/2, size/1]).
+-export([new/0, new/1, put/2, next/1, back/2, size/1]).
 -export_type([outbox/0]).
 
 -record(outbox, {
@@ -13,25 +13,32 @@
     %% small frames, latest first
     small = [] :: [iodata()],
     small_size = 0 :: non_neg_integer(),
-    size = 0 :: non_neg_integer()
+    size = 0 :: non_neg_integer(),
+    %% frames up to here are small
+    limit :: pos_integer()
 }).
 -opaque outbox() :: #outbox{}.
 
-%% Frames up to here are gathered, into pieces of about so many bytes.
+%% Frames up to here (or less, new/1) are gathered, into pieces of about so many bytes.
 -define(SMALL, 8192).
 -define(PIECE, 65536).
 
 -spec new() -> outbox().
-new() -> #outbox{}.
+new() -> #outbox{limit = ?SMALL}.
+
+%% For a ring of so many bytes. Who has written a part of a frame waits for half a ring of room, or for what is left of
+%% that frame; the reader, for all of it. So what is gathered with others is far less than half a ring.
+-spec new(pos_integer()) -> outbox().
+new(Ring) -> #outbox{limit = min(?SMALL, Ring div 4)}.
 
 %% Bytes that wait, with the lengths.
 -spec size(outbox()) -> non_neg_integer().
 size(#outbox{size = Size}) -> Size.
 
 -spec put(iodata(), outbox()) -> outbox().
-put(Frame, #outbox{small = Small, small_size = SmallSize, size = Size} = O) ->
+put(Frame, #outbox{small = Small, small_size = SmallSize, size = Size, limit = Limit} = O) ->
     case iolist_size(Frame) of
-        Length when Length =< ?SMALL ->
+        Length when Length =< Limit ->
             gather(?PIECE, O#outbox{
                 small = [Frame, <<Length:32>> | Small], small_size = SmallSize + 4 + Length, size = Size + 4 + Length
             });

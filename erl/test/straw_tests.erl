@@ -25,7 +25,10 @@ straws_test_() ->
                 {owner, fun owner/2},
                 {handler, fun handler/2},
                 {killed, fun killed/2},
-                {closing, fun closing/2}
+                {closing, fun closing/2},
+                {system, fun system/2},
+                {order, fun order/2},
+                {bounded, fun bounded/2}
             ]
         ]
     end}.
@@ -209,6 +212,75 @@ killed(One, Other) ->
     mine(Other, true),
     exit(One, kill),
     ?assertMatch({straw_ended, {passive, _}, Other, peer_gone}, told()).
+
+%% It answers sys as a gen_server does.
+system(One, Other) ->
+    mine(Other, true),
+    ok = sys:suspend(One),
+    One ! {irq, nobody},
+    Self = self(),
+    Sender = spawn_link(fun() -> Self ! {sent, straw:send(One, <<"later">>)} end),
+    ?assertMatch({status, One, {module, straw}, [_, suspended | _]}, sys:get_status(One)),
+    ok = sys:resume(One),
+    receive {sent, ok} -> unlink(Sender) end,
+    ?assertEqual(<<"later">>, next(Other)),
+    State = sys:get_state(One),
+    ?assertEqual(State, sys:replace_state(One, fun(S) -> S end)).
+
+%% ── with strawman's module at both ends ──
+
+%% What a proxy is sent arrives in its order, whichever way each message takes: all in it known or not, small or not.
+order(One, Other) ->
+    with_envelopes(One, Other, fun(Proxy) ->
+        deliver(Other, One),
+        _ = spawn_link(fun() -> [Proxy ! {N, item(N)} || N <- lists:seq(1, 3000)] end),
+        ?assertEqual(lists:seq(1, 3000), numbers(3000))
+    end).
+
+%% Of so many messages. What else a straw says ({straw_busy, Domid}) has none.
+numbers(Count) -> [receive {N, _} when is_integer(N) -> N after 10000 -> nothing end || _ <- lists:seq(1, Count)].
+
+item(N) ->
+    case N rem 7 of
+        0 -> spawn(fun() -> ok end);
+        1 -> self();
+        2 -> make_ref();
+        3 -> [alias | make_ref()];
+        4 -> binary:copy(<<N>>, N);
+        5 -> lists:duplicate(N, N);
+        6 -> {small, N}
+    end.
+
+%% Nobody reads: 16 MiB and no more are kept, who opened it is told, what was counted as sent arrives.
+bounded(One, Other) ->
+    with_envelopes(One, Other, fun(Proxy) ->
+        Bytes = binary:copy(<<"x">>, 1 bsl 16),
+        [Proxy ! {N, Bytes} || N <- lists:seq(1, 400)],
+        receive {straw_busy, _} -> ok end,
+        #{unsent := Unsent} = straw:info(One),
+        ?assert(Unsent > 15 bsl 20 andalso Unsent < 17 bsl 20),
+        deliver(Other, One),
+        ?assertEqual(lists:seq(1, 200), numbers(200)),
+        #{sent := Sent, dropped_busy := Dropped} = strawman:counts(),
+        ?assertEqual({true, 400}, {Dropped > 0, Sent + Dropped})
+    end).
+
+%% A process that stands for the name of this one, at the straw One.
+with_envelopes(One, Other, Test) ->
+    {ok, Exports} = strawman_exports:start_link([{buddy, #{to => self()}}]),
+    deliver(One, Other),
+    {ok, Proxy} = gen_server:call(One, {proxy, buddy}),
+    try
+        Test(Proxy)
+    after
+        unlink(Exports),
+        gen_server:stop(Exports)
+    end.
+
+%% Its own domain is the one that the other end has as its peer.
+deliver(Straw, Other) ->
+    #{peer := Own} = straw:info(Other),
+    ok = straw:take(Straw, strawman_straw, #{domid => Own, owners => [self()], ling_maps => false}).
 
 %% ── as a module ──
 
