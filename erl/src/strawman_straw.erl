@@ -18,7 +18,7 @@
 %% not read then (milliseconds).
 -define(CHECK_EVERY, 256).
 -define(QUEUE_LIMIT, 20000).
--define(PAUSE, 10).
+-define(PAUSE, 1).
 %% Bytes of the frame that tells why a process has ended; a longer reason becomes noproc.
 -define(MAX_ENDED, 65536).
 
