@@ -450,6 +450,22 @@ references_of_a_vm_without_a_name_test_() ->
         ?assertEqual(nothing(), counts(Ours))
      end} || Dialect <- [otp, ling]].
 
+%% Pids and references of before are still those of now.
+a_vm_gets_another_name_test_() ->
+    {timeout, 30, fun() ->
+        Erl = filename:join([code:root_dir(), "bin", "erl"]),
+        Paths = [filename:dirname(code:which(Module)) || Module <- [straw_codec, straw_renamed]],
+        Args = ["-noshell", "-pa"] ++ Paths ++ ["-kernel", "epmd_module", "straw_renamed", "-s", "straw_renamed", "main"],
+        Port = open_port({spawn_executable, Erl}, [{args, Args}, binary, exit_status, stderr_to_stdout]),
+        ?assertEqual({0, <<"all came back">>}, said(Port, <<>>))
+    end}.
+
+said(Port, Text) ->
+    receive
+        {Port, {data, More}} -> said(Port, <<Text/binary, More/binary>>);
+        {Port, {exit_status, Status}} -> {Status, Text}
+    end.
+
 plain_references_test() ->
     %% over to a LING and back without a table
     Ref = ref(<<"nonode@other1">>, 77, [1, 2, 3]),
