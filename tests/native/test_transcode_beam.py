@@ -28,7 +28,7 @@ from tests.interop.beamkit.runtimes import RELEASES, Runtime, clean_env, find_ru
 ROOT = Path(__file__).resolve().parents[2]
 ERL = ROOT / "erl"
 MODULES = ["straw_ids", "straw_codec", "straw_proxy", "straw_json", "straw_jsx", "straw_atoms"]
-TESTS = ["straw_codec_tests", "straw_json_tests", "straw_codec_pipe"]
+TESTS = ["straw_codec_tests", "straw_json_tests", "straw_codec_pipe", "straw_renamed"]
 CC = os.environ.get("CC", "gcc")
 
 
