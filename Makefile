@@ -40,7 +40,7 @@ test: build
 	@tools/debian.sh test
 	@tools/debian.sh xen
 	@$(MAKE) --no-print-directory erl
-	$(PY) -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # Only the scenarios of domains, here and on a Xen that is booted under qemu; what its console said is in build/xen.
 test-xen: build

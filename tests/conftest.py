@@ -18,6 +18,21 @@ settings.register_profile("strawbridge", deadline=None, print_blob=True)
 settings.load_profile("strawbridge")
 
 
+#: Folders of few tests that take minutes: first, so that no run of files side by side ends with waiting for one of them.
+SLOW = ("xen", "native")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones first; otherwise as they stand."""
+    here = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.relative_to(here).parts[0]
+        return SLOW.index(folder) if folder in SLOW else len(SLOW)
+
+    items.sort(key=place)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
