@@ -18,7 +18,7 @@ settings.register_profile("strawbridge", deadline=None, print_blob=True)
 settings.load_profile("strawbridge")
 
 
-#: Folders of few tests that take minutes: first, so that no run of files side by side ends with waiting for one of them.
+#: Folders of few tests that take minutes: first, so that files side by side do not end with waiting for one of them.
 SLOW = ("xen", "native")
 
 
