@@ -200,6 +200,27 @@ def test_pieces_count_as_what_is_unsent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wishes", RINGS)
+def test_a_frame_begun_with_others_behind_it(tmp_path: Path, wishes: Terms | None) -> None:
+    """More than half a ring is in it, and the peer takes nothing before it is whole: half a ring will never be free."""
+
+    async def test() -> None:
+        async with nodes(tmp_path / "h", wishes=wishes) as (_, one, other):
+            ours, theirs = await one.open(other)
+            ring = ours.pore.info().out_size
+            theirs.pause()
+            first, long = bytes(ring * 3 // 10), os.urandom(ring * 9 // 10)
+            assert ours.send_nowait([first[:100], first[100:]])
+            assert ours.send_nowait([long[:100], long[100:]])
+            assert ours.send_nowait([bytes(ring), bytes(ring)])
+            theirs.resume()
+            for frame in (first, long, bytes(2 * ring)):
+                assert await theirs.receive() == frame
+            await ours.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("wishes", RINGS)
 def test_a_long_frame_that_is_not_whole_at_the_end(tmp_path: Path, wishes: Terms | None) -> None:
     async def test() -> None:
         async with nodes(tmp_path / "h", wishes=wishes) as (_, one, other):
