@@ -48,7 +48,8 @@
     ring_bytes := non_neg_integer(), _ => _
 }.
 
-%% Frames that came; messages that this module does not know. Busy: so much is unsent that no more is taken.
+%% Frames that came, and after a pause none, before more is read; messages that this module does not know. Busy: so much is
+%% unsent that no more is taken.
 -callback init(Arg :: term(), info()) -> State :: term().
 -callback frames([binary()], State :: term()) -> {ok, State :: term()} | {pause, Milliseconds :: pos_integer(), State :: term()} |
     {close, Reason :: atom(), State :: term()}.
@@ -294,8 +295,8 @@ told(_, S) -> S.
 -spec got(term(), #s{}) -> #s{}.
 got(read_on, S) ->
     look(S);
-got(resume, S) ->
-    look(S#s{paused = false});
+got(resume, #s{user = {module, Module, State}} = S) ->
+    look(taken(Module:frames([], State), Module, S#s{paused = false}));
 got(untaken, #s{user = none} = S) ->
     start_closing(closed, S);
 got(untaken, S) ->
@@ -514,20 +515,20 @@ deliver(Got, #s{inbox = Inbox, frames_in = In, user = User} = S0) ->
     case User of
         _ when Frames =:= [] -> S;
         {module, Module, State} ->
-            case Module:frames(Frames, State) of
-                {ok, State1} ->
-                    S#s{user = {module, Module, State1}};
-                {pause, Time, State1} ->
-                    erlang:send_after(Time, self(), resume),
-                    S#s{user = {module, Module, State1}, paused = true};
-                {close, Reason, State1} ->
-                    start_closing(Reason, S#s{user = {module, Module, State1}})
-            end;
+            taken(Module:frames(Frames, State), Module, S);
         {owner, Pid, _} ->
             to_owner(Frames, Pid, S);
         none ->
             S#s{inbox = Frames}
     end.
+
+taken({ok, State}, Module, S) ->
+    S#s{user = {module, Module, State}};
+taken({pause, Time, State}, Module, S) ->
+    erlang:send_after(Time, self(), resume),
+    S#s{user = {module, Module, State}, paused = true};
+taken({close, Reason, State}, Module, S) ->
+    start_closing(Reason, S#s{user = {module, Module, State}}).
 
 to_owner([], _Pid, S) ->
     S;

@@ -216,7 +216,7 @@ tell(#h{owners = Owners}, Message) ->
 %% Whatever the peer wrote: it is delivered, or counted and reported. The straw lives on.
 -spec frames([binary()], #h{}) -> {ok, #h{}} | {pause, pos_integer(), #h{}}.
 frames(Frames, #h{holder = Holder} = H) when is_pid(Holder) ->
-    Holder ! {carried, Frames},
+    [Holder ! {carried, Frames} || Frames =/= []],
     case is_slow(Holder) of
         true -> {pause, ?PAUSE, H};
         false -> {ok, H}

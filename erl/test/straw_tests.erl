@@ -69,14 +69,14 @@ next(Straw) ->
         {straw, Straw, Frame} -> Frame;
         {Word, Straw} -> Word;
         {Word, Straw, Reason} -> {Word, Reason}
-    after 5000 -> nothing
+    after 20000 -> nothing
     end.
 
 %% What the membrane would be told.
 told() ->
     receive
         {'$gen_cast', Cast} -> Cast
-    after 5000 -> nothing
+    after 20000 -> nothing
     end.
 
 %% All sizes, both ways, in order, those beyond the ring in pieces.
@@ -294,10 +294,12 @@ handler(One, Other) ->
     ?assertEqual(<<"question">>, next(Other)),
     [ok = straw:send(Other, <<N>>) || N <- [1, 2, 3]],
     ?assertEqual([<<1>>, <<2>>, <<3>>], got(3)),
-    One ! pause,
+    %% As long as it asks for a pause nothing more is read.
+    One ! {pause, 3},
     ok = straw:send(Other, <<4>>),
+    ?assertEqual([<<4>>], got(1)),
     ok = straw:send(Other, <<5>>),
-    ?assertEqual([<<4>>, <<5>>], got(2)),
+    ?assertEqual([[], [], [], [<<5>>]], [receive {frames, Frames} -> Frames end || _ <- lists:seq(1, 4)]),
     One ! {close, enough},
     ?assertMatch({close, {active, _}, One, enough}, told()),
     straw:finished(One, enough),
@@ -310,20 +312,20 @@ got(0) ->
 got(N) ->
     receive
         {frames, Frames} -> Frames ++ got(N - length(Frames))
-    after 5000 -> nothing
+    after 20000 -> nothing
     end.
 
-init(Pid, #{peer := _}) -> #{pid => Pid, pause => false}.
+init(Pid, #{peer := _}) -> #{pid => Pid, pause => 0}.
 
 frames(Frames, #{pid := Pid, pause := Pause} = State) ->
     Pid ! {frames, Frames},
     case Pause of
-        true -> {pause, 20, State#{pause := false}};
-        false -> {ok, State}
+        0 -> {ok, State};
+        _ -> {pause, 20, State#{pause := Pause - 1}}
     end.
 
 message({say, Frames}, _Busy, State) -> {ok, Frames, State};
-message(pause, _Busy, State) -> {ok, [], State#{pause := true}};
+message({pause, Times}, _Busy, State) -> {ok, [], State#{pause := Times}};
 message({close, Reason}, _Busy, State) -> {close, Reason, State}.
 
 call(question, _From, Busy, State) -> {reply, {answer, Busy}, [<<"question">>], State}.
