@@ -143,7 +143,7 @@ def test_a_host_killed_while_a_straw_is_opened(start: Starter, rundir: str) -> N
 
 def test_many_opens_and_closes_leave_nothing(start: Starter, host: HostProcess) -> None:
     one, other = start("beam", otp="otp28"), start("beam")
-    idle: dict[Any, Any] = {}
+    idle = {peer: settled(peer) for peer in (one, other)}
     memory = "erlang:memory(processes_used) + erlang:memory(binary) + erlang:memory(ets)"
     for turn in range(150):
         opener, acceptor = (one, other) if turn % 2 else (other, one)
@@ -151,7 +151,7 @@ def test_many_opens_and_closes_leave_nothing(start: Starter, host: HostProcess) 
         closer, seen = (opener, acceptor) if turn % 4 < 2 else (acceptor, opener)
         close(closer, seen)
         if turn == 20:  # from here on nothing grows
-            idle = {peer: settled(peer) for peer in (one, other)}
+            quiet(idle, one, other)
             before = {peer: (peer.eval("length(processes())"), peer.eval(memory)) for peer in (one, other)}
     quiet(idle, one, other)
     for peer in (one, other):
