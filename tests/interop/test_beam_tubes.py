@@ -218,7 +218,7 @@ def test_refusals_and_owners(start: Starter, host: HostProcess, otp: str) -> Non
 
 def test_many_opens_and_closes_leave_nothing(start: Starter, host: HostProcess) -> None:
     one, other = start("beam", "otp28"), start("beam")
-    idle: dict[Any, Any] = {}
+    idle = {peer: settled(peer) for peer in (one, other)}
     for turn in range(60):
         opener, acceptor = (one, other) if turn % 2 else (other, one)
         key, seen = connect(opener, acceptor, turn % 3)
@@ -227,8 +227,6 @@ def test_many_opens_and_closes_leave_nothing(start: Starter, host: HostProcess) 
         a.do("close", mine)
         ends(b, its, "peer_closed")
         ends(a, mine, "closed")
-        if turn == 10:
-            idle = {peer: settled(peer) for peer in (one, other)}
     quiet(idle, one, other)
 
 
