@@ -114,9 +114,12 @@ class Gateway(Process):
             self.router.demonitor(self, watch)
 
     def on_down(self, ref: Reference, target: Any, reason: Any) -> None:
-        if self.tables.fresh:  # the message that names it is not on its way yet, and its end comes after
-            self.router.turn.loop.call_soon(self.on_down, ref, target, reason)
-            return
+        if self.tables.fresh:  # the message that names it is being made: its end comes after
+            self.router.turn.loop.call_soon(self._down, target, reason)
+        else:
+            self._down(target, reason)
+
+    def _down(self, target: Any, reason: Any) -> None:
         if self.straws and self.tables.is_ours(target):
             self.straw().say_ended(target, reason)
         self.tables.ended(target)
