@@ -25,6 +25,7 @@ __all__ = [
     "Envelope",
     "Format",
     "decode_envelope",
+    "decode_terms",
     "encode_envelope",
     "encode_pieces",
     "encode_terms",
@@ -150,12 +151,23 @@ def _check_size(size: int) -> None:
         raise EncodeError(f"an envelope of {size} bytes is beyond the limit {MAX_FRAME}")
 
 
-def decode_envelope(frame: bytes | memoryview, format: Format = "erlang", crossing: Crossing | None = None) -> Envelope:
+def decode_envelope(frame: bytes | memoryview, format: Format = "erlang") -> Envelope:
     """What a frame says, whoever wrote it and in whichever dialect. DecodeError for anything that is no envelope."""
+    if format == "erlang":
+        _, addr, message = decode_terms(frame, None)
+        return Envelope(addr, message)
+    _check_frame(frame)
+    return _from_json(frame)
+
+
+def _check_frame(frame: bytes | memoryview) -> None:
     if len(frame) > MAX_FRAME:
         raise DecodeError(f"a frame of {len(frame)} bytes is beyond the limit {MAX_FRAME}")
-    if format == "json":
-        return _from_json(frame)
+
+
+def decode_terms(frame: bytes | memoryview, crossing: Crossing | None) -> tuple[Any, Any, Any]:
+    """decode_envelope() in the format erlang, with the other domain's tables: ``(envelope, addr, message)``."""
+    _check_frame(frame)
     if crossing is None:
         term = decode(frame, dialect="ling", max_depth=MAX_DEPTH, max_inflated=MAX_FRAME)
     else:
@@ -164,7 +176,7 @@ def decode_envelope(frame: bytes | memoryview, format: Format = "erlang", crossi
         raise DecodeError("not an envelope")
     if type(term[1]) is not Atom and not is_address(term[1]):
         raise DecodeError("not an address")
-    return Envelope(term[1], term[2])
+    return term
 
 
 def is_address(addr: Any) -> bool:

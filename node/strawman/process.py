@@ -22,14 +22,13 @@ from ..terms import Atom, Pid, Reference
 from .errors import StrawError
 from .exports import SERVICES, SIGNALS, is_forged
 from .formats import (
-    MAX_DEPTH,
     MAX_FRAME,
     Dialect,
     decode_envelope,
+    decode_terms,
     encode_envelope,
     encode_pieces,
     encode_terms,
-    is_address,
 )
 from .seam import Straw
 from .tables import IdsExhausted, TableFull
@@ -253,7 +252,7 @@ class StrawProcess(Process):
             if self._crossing is None:
                 for frame in frames:
                     try:
-                        addr, message = decode_envelope(frame, self.straw.format, None)
+                        addr, message = decode_envelope(frame, self.straw.format)
                     except DecodeError as error:
                         self._unread(error)
                     else:
@@ -266,16 +265,11 @@ class StrawProcess(Process):
 
     def _terms(self, frames: list[bytes | memoryview], crossing: Crossing) -> None:
         """Envelopes in the format erlang. Inside the loop is what goes to a name of ours that is open to all."""
-        decode, exported, named = crossing.decode, self.manager.exports.find, self.router.registry.get
+        exported, named = self.manager.exports.find, self.router.registry.get
         counts = self.manager.counts
         for frame in frames:
             try:
-                term = decode(frame, MAX_DEPTH, MAX_FRAME)
-                if type(term) is not tuple or len(term) != 3 or term[0] is not _ENVELOPE or len(frame) > MAX_FRAME:
-                    raise DecodeError("not an envelope")
-                _, addr, message = term
-                if type(addr) is not Atom and not is_address(addr):
-                    raise DecodeError("not an address")
+                _, addr, message = decode_terms(frame, crossing)
             except DecodeError as error:
                 self._unread(error)
                 continue
