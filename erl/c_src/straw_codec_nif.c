@@ -298,17 +298,27 @@ static bool get_term_bytes(ErlNifEnv *env, ERL_NIF_TERM term, ErlNifBinary *bina
     return true;
 }
 
+/* The tables and a pid's bytes, which these begin with; true: go on; else *answer, of tables that an older library has
+ * made (they know nothing) or of a wrong argument. */
+static bool known_pid(ErlNifEnv *env, const ERL_NIF_TERM argv[], Known **known, ErlNifBinary *pid, ERL_NIF_TERM *answer)
+{
+    *known = get_known(env, argv[0]);
+    if (*known != NULL && get_term_bytes(env, argv[1], pid))
+        return true;
+    *answer = *known == NULL ? ((const Names *)enif_priv_data(env))->no : enif_make_badarg(env);
+    return false;
+}
+
 /* known_node(Known, PidBytes) -> true | false */
 static ERL_NIF_TERM known_node(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
 {
     const Names *names = enif_priv_data(env);
-    Known *known = get_known(env, argv[0]);
+    Known *known;
     ErlNifBinary pid;
+    ERL_NIF_TERM answer;
     (void)argc;
-    if (known == NULL)
-        return names->no;
-    if (!get_term_bytes(env, argv[1], &pid))
-        return enif_make_badarg(env);
+    if (!known_pid(env, argv, &known, &pid, &answer))
+        return answer;
     enif_mutex_lock(known->lock);
     int result = fill_node(known->table, pid.data, pid.size);
     enif_mutex_unlock(known->lock);
@@ -319,13 +329,14 @@ static ERL_NIF_TERM known_node(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv
 static ERL_NIF_TERM known_add(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
 {
     const Names *names = enif_priv_data(env);
-    Known *known = get_known(env, argv[0]);
+    Known *known;
     ErlNifBinary pid;
+    ERL_NIF_TERM answer;
     unsigned domid, id;
     (void)argc;
-    if (known == NULL)
-        return names->no;
-    if (!get_term_bytes(env, argv[1], &pid) || !enif_get_uint(env, argv[2], &domid) || !enif_get_uint(env, argv[3], &id))
+    if (!known_pid(env, argv, &known, &pid, &answer))
+        return answer;
+    if (!enif_get_uint(env, argv[2], &domid) || !enif_get_uint(env, argv[3], &id))
         return enif_make_badarg(env);
     enif_mutex_lock(known->lock);
     int result = fill_add(known->table, pid.data, pid.size, domid, id);
@@ -337,13 +348,12 @@ static ERL_NIF_TERM known_add(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[
 static ERL_NIF_TERM known_drop(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
 {
     const Names *names = enif_priv_data(env);
-    Known *known = get_known(env, argv[0]);
+    Known *known;
     ErlNifBinary pid;
+    ERL_NIF_TERM answer;
     (void)argc;
-    if (known == NULL)
-        return names->no;
-    if (!get_term_bytes(env, argv[1], &pid))
-        return enif_make_badarg(env);
+    if (!known_pid(env, argv, &known, &pid, &answer))
+        return answer;
     enif_mutex_lock(known->lock);
     fill_drop(known->table, pid.data, pid.size);
     enif_mutex_unlock(known->lock);
