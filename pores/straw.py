@@ -584,8 +584,9 @@ class Straw(ActivePore):
         """Takes what is left in the ring, at most one ring full, and closes the pore. Called before memory goes."""
         if not self.pore.closed and not self.closed:
             try:
-                left = self.pore.info().in_total + self.pore.info().in_size
-                while self.pore.info().in_total < left and self._take_part():
+                info = self.pore.info()
+                end = info.in_total + info.in_size
+                while self.pore.info().in_total < end and self._take_part():
                     pass
             except PoreError:
                 pass
