@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from beamkit.beam import Beam
 from beamkit.strawbeam import BIG, ENVELOPE, OTPS, counted, envelope, next_of
-from membranekit.local import raw_domain
+from membranekit.local import damaged, raw_domain
 from membranekit.processes import HostProcess
 from waiting import run, until
 
@@ -70,11 +70,7 @@ def test_nobody_is_reached_until_exported(
             for n in range(3000):
                 await straw.send(envelope("inbox", Atom(f"strange{n}")))
                 await straw.send(envelope(f"stranger{n}", 1))
-                frame = bytearray(honest if dice.random() < 0.7 else dice.randbytes(dice.randrange(60)))
-                for _ in range(dice.randrange(1, 4)):
-                    if frame:
-                        frame[dice.randrange(min(30, len(frame)))] = dice.randrange(256)
-                await straw.send(bytes(frame))
+                await straw.send(damaged(honest, dice))
             await straw.send(b"\x83" + b"l\x00\x00\x00\x01" * 100_000)
             await straw.send(bytes((16 << 20) + 1))
             await straw.send(envelope("inbox", Atom("last")))

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from beamkit.beam import Beam, unique
 from beamkit.commandline import ROOT, CommandLine
-from membranekit.local import raw_domain
+from membranekit.local import damaged, raw_domain
 from samples import erlang, listing
 from waiting import LONG
 
@@ -311,11 +311,7 @@ def test_a_hostile_peer(cli: CommandLine, rundir: str, cookie: str) -> None:
         async with raw_domain(rundir, 9) as enemy:
             straw: Straw = await enemy.open(6)
             for _ in range(2000):
-                frame = bytearray(honest if dice.random() < 0.7 else dice.randbytes(dice.randrange(60)))
-                for _ in range(dice.randrange(1, 4)):
-                    if frame:
-                        frame[dice.randrange(min(30, len(frame)))] = dice.randrange(256)
-                await straw.send(bytes(frame))
+                await straw.send(damaged(honest, dice))
             await straw.send(b"\x83" + b"l\x00\x00\x00\x01" * 100_000)
             await straw.send(b"[" * 1_000_000)
             for name in ("rex", "net_kernel", "strawman", "user", "private"):

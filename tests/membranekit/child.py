@@ -12,6 +12,7 @@ import random
 import resource
 import sys
 import zlib
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -163,22 +164,16 @@ def peak_memory() -> int:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 
-async def main() -> None:
+async def serve(domid: int, do: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]) -> None:
+    """Says who we are, then does what each line asks for, several at a time; until one says stop."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=1 << 20)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    backend = await LocalBackend.connect(sys.argv[1], start=False)
-    store = await backend.store()
-    ring = int(sys.argv[2]) if len(sys.argv) > 2 else 1 << 18
-    wishes = Terms(dialect="otp", ring_bytes=ring, suppress=True) if ring else Terms()
-    membrane = Membrane(backend, store, wishes=wishes)
-    await membrane.start()
-    child = Child(backend, store, membrane)
-    print(json.dumps({"domid": backend.domid, "pid": os.getpid()}), flush=True)
+    print(json.dumps({"domid": domid, "pid": os.getpid()}), flush=True)
     tasks = set()
 
     async def answer(what: dict[str, Any]) -> None:
-        result = await child.do(what)
+        result = await do(what)
         print(json.dumps({"id": what["id"], **result}), flush=True)
 
     while line := await reader.readline():
@@ -188,6 +183,16 @@ async def main() -> None:
         if json.loads(line)["do"] == "stop":
             await task
             return
+
+
+async def main() -> None:
+    backend = await LocalBackend.connect(sys.argv[1], start=False)
+    store = await backend.store()
+    ring = int(sys.argv[2]) if len(sys.argv) > 2 else 1 << 18
+    wishes = Terms(dialect="otp", ring_bytes=ring, suppress=True) if ring else Terms()
+    membrane = Membrane(backend, store, wishes=wishes)
+    await membrane.start()
+    await serve(backend.domid, Child(backend, store, membrane).do)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pores.host.server import Host
 from pores.keys import Terms
 from pores.straw import Straw
 
-__all__ = ["Node", "counted", "nodes", "raw_domain", "run", "settled"]
+__all__ = ["Node", "counted", "damaged", "nodes", "raw_domain", "run", "settled"]
 
 
 class Node:
@@ -62,6 +63,15 @@ async def nodes(rundir: Path, count: int = 2, **options: Any) -> AsyncIterator[t
         await host.close()
     for node in made:
         assert set(node.backend.held.values()) == {0}, node.backend.held
+
+
+def damaged(honest: bytes, dice: random.Random) -> bytes:
+    """A frame with some wrong bytes at its beginning; now and then nothing but noise."""
+    frame = bytearray(honest if dice.random() < 0.7 else dice.randbytes(dice.randrange(60)))
+    for _ in range(dice.randrange(1, 4)):
+        if frame:
+            frame[dice.randrange(min(30, len(frame)))] = dice.randrange(256)
+    return bytes(frame)
 
 
 @contextlib.asynccontextmanager

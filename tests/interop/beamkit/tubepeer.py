@@ -5,7 +5,6 @@ and a BEAM's (erl/tube_peer.erl). A tube is named by (peer, number, whether we h
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import struct
 import sys
@@ -19,6 +18,7 @@ for folder in (ROOT, ROOT / "tests", ROOT / "tests" / "interop"):  # a program's
         sys.path.append(str(folder))
 
 from beamkit.strawpeer import _plain  # noqa: E402
+from membranekit.child import serve  # noqa: E402
 from membranekit.processes import LIMIT, Peer  # noqa: E402
 
 from node import etf  # noqa: E402
@@ -188,28 +188,12 @@ class Child:
 
 
 async def main() -> None:
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=1 << 20)
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     backend = await LocalBackend.connect(sys.argv[1], start=False)
     store = await backend.store()
     membrane = Membrane(backend, store, driver=TubeDriver(), make=Tube)
     await membrane.start()
     child = Child(backend, store, membrane)
-    print(json.dumps({"domid": backend.domid, "pid": os.getpid()}), flush=True)
-    tasks = set()
-
-    async def answer(what: dict[str, Any]) -> None:
-        result = await child.do(what["do"], *what["arguments"])
-        print(json.dumps({"id": what["id"], **result}), flush=True)
-
-    while line := await reader.readline():
-        task = loop.create_task(answer(json.loads(line)))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        if json.loads(line)["do"] == "stop":
-            await task
-            return
+    await serve(backend.domid, lambda what: child.do(what["do"], *what["arguments"]))
 
 
 if __name__ == "__main__":

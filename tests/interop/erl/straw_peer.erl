@@ -2,6 +2,8 @@
 %% One process owns all straws and is the membrane's controller; it answers do/1 when what was asked for has happened.
 -module(straw_peer).
 -export([start/3, stop/0, do/1]).
+%% For tube_peer.
+-export([quiet/1]).
 
 start(Folder, Domid, RingBytes) ->
     ok = application:load(straw),
@@ -130,7 +132,7 @@ asked({up, _}, From, #{up := [Domid | _]} = S) ->
     reply(From, Domid),
     S;
 asked(quiet, From, S) ->
-    spawn(fun() -> reply(From, quiet()) end),
+    spawn(fun() -> reply(From, quiet(fun status/0)) end),
     S;
 asked(status, From, S) ->
     spawn(fun() -> reply(From, status()) end),
@@ -145,10 +147,11 @@ send(Frames, Straw, Bytes, Sum, Count) ->
         {error, Why} -> #{error => Why, bytes => Bytes}
     end.
 
-quiet() ->
-    case status() of
+%% The status when no pore is left.
+quiet(Look) ->
+    case Look() of
         #{pores := 0} = Status -> Status;
-        _ -> timer:sleep(5), quiet()
+        _ -> timer:sleep(5), quiet(Look)
     end.
 
 status() ->

@@ -136,7 +136,7 @@ asked({up, Count}, From, #{up := Up} = S) when Up >= Count ->
 asked({up, _} = What, From, S) ->
     later(What, From, S);
 asked(quiet, From, S) ->
-    spawn(fun() -> reply(From, quiet()) end),
+    spawn(fun() -> reply(From, straw_peer:quiet(fun status/0)) end),
     S;
 asked(status, From, S) ->
     spawn(fun() -> reply(From, status()) end),
@@ -148,12 +148,6 @@ send(Tube, Seed, Count, Sent) ->
     case tube:send(Tube, Packet) of
         ok -> send(Tube, More, Count - 1, Sent + 1);
         {error, Why} -> #{error => Why, sent => Sent}
-    end.
-
-quiet() ->
-    case status() of
-        #{pores := 0} = Status -> Status;
-        _ -> timer:sleep(5), quiet()
     end.
 
 %% Of keys only those of tubes: the level above stays until the end.
